@@ -1,0 +1,26 @@
+"""The Scissorhands algorithm (Wu & Harandi, ECCV 2024, arXiv:2401.06187) on plain tensors and modules.
+
+This room imports torch only and knows nothing of trainers, pipelines or Hubs. Its files follow the paper's order:
+
+1. :mod:`.sensitivity` - connection sensitivity of every weight on the forget set (paper section 3.1);
+2. :mod:`.threshold` - the exact value that the top share of sensitivities exceeds;
+3. :mod:`.trim` - re-initialise the weights above it, in place, from their own initial distribution;
+4. :mod:`.memory` - gradient memories of the forget loss and the projection of the repair gradient (section 3.2).
+"""
+
+from .memory import GradientMemory, Projection, nonnegative_coefficients
+from .sensitivity import connection_sensitivity, stream_gradients
+from .threshold import exact_threshold
+from .trim import NoInitialDistributionError, trim_weights
+
+
+__all__ = [
+    "GradientMemory",
+    "NoInitialDistributionError",
+    "Projection",
+    "connection_sensitivity",
+    "exact_threshold",
+    "nonnegative_coefficients",
+    "stream_gradients",
+    "trim_weights",
+]

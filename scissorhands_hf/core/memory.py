@@ -1,0 +1,151 @@
+"""Step 4 of Scissorhands: gradient memories of the forget loss, and the projection of the repair gradient."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def nonnegative_coefficients(gram: Tensor, dots: Tensor, margins: Tensor, epsilon: float) -> Tensor:
+    r"""Solve :math:`v = \arg\min_{v \ge c} \tfrac12 v^\top (MM^\top + \epsilon I) v + v^\top (Mg)`.
+
+    For one memory :math:`v = \max(c, -\langle m, g\rangle / (\|m\|^2 + \epsilon))`. For more, with :math:`P = MM^\top +
+    \epsilon I = LL^\top` and :math:`w = v - c \ge 0`, the problem is :math:`\min_w \|L^\top w + L^{-1}(Mg + Pc)\|`, a
+    non-negative least-squares problem, solved exactly by scipy's active-set method.
+
+    Args:
+        gram: :math:`MM^\top`, float64, shape (M, M).
+        dots: :math:`Mg`, float64, shape (M,).
+        margins: the lower bounds c, float64, shape (M,), >= 0.
+        epsilon: ridge, > 0; keeps the problem strictly convex when memories are parallel.
+
+    Returns:
+        v, float64, shape (M,).
+    """
+    if dots.numel() == 1:
+        return torch.maximum(margins, -dots / (gram[0] + epsilon))
+    # The only import beside torch in this room, and only for those who keep several memories.
+    from scipy.optimize import nnls
+
+    ridged = gram + epsilon * torch.eye(len(dots), dtype=gram.dtype)
+    factor = torch.linalg.cholesky(ridged)
+    target = -torch.linalg.solve_triangular(factor, (dots + ridged @ margins).unsqueeze(1), upper=False)
+    solution, _ = nnls(factor.T.numpy(), target.squeeze(1).numpy())
+    return margins + torch.from_numpy(solution)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What one projection did. ``dots``: ⟨g, m_i⟩ before it. ``coefficients``: v_i, all zero when g was left alone."""
+
+    dots: list[float]
+    coefficients: list[float]
+
+    @property
+    def applied(self) -> bool:
+        return any(self.coefficients)
+
+
+class GradientMemory:
+    r"""M gradient memories :math:`m_i = \nabla(-L(D_f))` and the projection of a gradient off their half-spaces.
+
+    If any :math:`\langle g, m_i\rangle < 0` (the step would make the model remember), then :math:`g \leftarrow g +
+    \sum_i v_i m_i`. Memories live where the gradients live, as one (M, numel) matrix for each parameter, so a step costs
+    one matrix-vector product to look and one more to correct. Averaged-GEM mathematics, written from its formula.
+
+    Args:
+        size: number of memories M, >= 1.
+        margin: lower bound of each v_i when projecting, >= 0. 0 is the plain cone projection.
+        relative_margin: if true, the bound of v_i is ``margin`` · ‖g‖ / ‖m_i‖, so that the forced ascent is a fixed share of
+            the gradient; if false the bound is ``margin`` itself, as published, which nothing limits when ‖m_i‖ grows.
+        epsilon: ridge of the quadratic problem, > 0.
+        reduce: sums a small float64 CPU tensor over processes when gradients are sharded over them.
+    """
+
+    def __init__(
+        self,
+        size: int = 1,
+        margin: float = 0.0,
+        relative_margin: bool = False,
+        epsilon: float = 1e-3,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ):
+        if size < 1 or margin < 0 or epsilon <= 0:
+            raise ValueError(f"size={size} must be >= 1, margin={margin} >= 0 and epsilon={epsilon} > 0")
+        self.size, self.margin, self.relative_margin, self.epsilon = size, margin, relative_margin, epsilon
+        self.reduce = reduce
+        self.rows: list[Tensor] = []
+        self.gram = torch.empty(0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether memories have been stored since the object was made."""
+        return bool(self.rows)
+
+    def allocate(self, gradients: Sequence[Tensor]) -> None:
+        """Make room for memories of gradients like these (shapes, dtypes, devices); keeps the room of the last call."""
+        if len(self.rows) != len(gradients):
+            self.rows = [torch.zeros(self.size, g.numel(), dtype=g.dtype, device=g.device) for g in gradients]
+
+    def store(self, memory: int, parameter: int, gradient: Tensor) -> None:
+        r"""Keep :math:`-\nabla L(D_f)` of one parameter as part of memory number ``memory``; copies the values."""
+        torch.neg(gradient.reshape(-1), out=self.rows[parameter][memory])
+
+    def clear(self) -> None:
+        """Set all memories to zero before a refresh: a parameter that the loss misses stores nothing."""
+        for row in self.rows:
+            row.zero_()
+
+    def close_refresh(self) -> None:
+        """Compute the Gram matrix :math:`MM^T` once, after the last :meth:`store` of a refresh."""
+        self.gram = self._total(sum((row @ row.T).double().cpu() for row in self.rows))
+
+    def project(self, gradients: Sequence[Tensor]) -> Projection:
+        """Correct ``gradients`` in place if they oppose a memory.
+
+        Args:
+            gradients: one tensor for each parameter, in the order of :meth:`allocate`.
+
+        Returns:
+            The dot products before the projection and the coefficients used.
+        """
+        flat = [gradient.reshape(-1) for gradient in gradients]
+        sums: dict[torch.device, Tensor] = {}  # ⟨g, m_1⟩ … ⟨g, m_M⟩, ⟨g, g⟩, summed on each device, fetched once
+        for row, g in zip(self.rows, flat, strict=True):
+            products = torch.mv(row, g) if self.size > 1 else torch.dot(row[0], g).reshape(1)
+            square = torch.dot(g, g) if self.relative_margin else products.new_zeros(())
+            own = torch.cat([products, square.reshape(1)]).double()
+            sums[g.device] = sums[g.device] + own if g.device in sums else own
+        totals = self._total(sum(tensor.cpu() for tensor in sums.values()))
+        dots, norm = totals[:-1], totals[-1].sqrt()
+        if not (dots < 0).any():
+            return Projection(dots.tolist(), [0.0] * self.size)
+
+        margins = torch.full_like(dots, self.margin)
+        if self.relative_margin:
+            margins *= norm / self.gram.diagonal().sqrt().clamp_min(torch.finfo(dots.dtype).tiny)
+        coefficients = nonnegative_coefficients(self.gram, dots, margins, self.epsilon)
+        for row, g, gradient in zip(self.rows, flat, gradients, strict=True):
+            if self.size > 1:
+                g.addmv_(row.T, coefficients.to(row))
+            else:
+                g.add_(row[0], alpha=coefficients.item())
+            if g.data_ptr() != gradient.data_ptr():  # the gradient's layout forced reshape to copy
+                gradient.copy_(g.view(gradient.shape))
+        return Projection(dots.tolist(), coefficients.tolist())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The memories (this process's part) for a checkpoint on local disk; they reveal the forget set."""
+        return {str(index): row for index, row in enumerate(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore the memories of :meth:`state_dict`; the object must have been allocated for the same gradients."""
+        if len(state) != len(self.rows):
+            raise ValueError(f"the saved memories hold {len(state)} parameters, this run projects {len(self.rows)}")
+        for index, row in enumerate(self.rows):
+            row.copy_(state[str(index)])
+        self.close_refresh()
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        return tensor if self.reduce is None else self.reduce(tensor)

@@ -1,0 +1,105 @@
+"""Step 1 of Scissorhands: how much does the forget set depend on each weight?"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of ``tensor`` that lives on this process, sharing its memory (a DTensor's shard, else itself)."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def stream_gradients(
+    compute_loss: Callable[[], Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    consume: Callable[[str, Tensor], None],
+) -> Tensor:
+    """Run one backward pass and hand over each gradient the moment it is complete, then free it.
+
+    At no time do the gradients of all ``parameters`` exist together: what lives is the gradient in hand, which for a
+    weight used twice (tied) is the sum of its uses. Gradients that were there before are discarded.
+
+    Args:
+        compute_loss: runs the forward pass and returns a scalar loss.
+        parameters: the parameters whose gradients are wanted, each with ``requires_grad``; no others are computed.
+        consume: called once for each parameter that the loss depends on, with its name and this process's part of
+            its gradient, same shape, dtype and device as the parameter. It may change the gradient in place.
+
+    Returns:
+        The detached loss.
+    """
+
+    def hand_over(name: str) -> Callable[[Tensor], None]:
+        def hook(parameter: Tensor) -> None:
+            gradient, parameter.grad = local(parameter.grad), None
+            consume(name, gradient)
+
+        return hook
+
+    for parameter in parameters.values():
+        parameter.grad = None
+    handles = [p.register_post_accumulate_grad_hook(hand_over(name)) for name, p in parameters.items()]
+    try:
+        loss = compute_loss()
+        # FSDP2 computes with gathered copies, so its sharded parameters are not in the graph and cannot be named.
+        sharded = any(hasattr(parameter, "to_local") for parameter in parameters.values())
+        loss.backward(inputs=None if sharded else list(parameters.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in parameters.values():
+            parameter.grad = None
+    return loss.detach()
+
+
+def connection_sensitivity(
+    losses: Iterable[Callable[[], Tensor]],
+    parameters: Mapping[str, nn.Parameter],
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    r"""Connection sensitivity of each weight, :math:`s_j = |\theta_j| \sum_b |\partial L_b / \partial\theta_j|`.
+
+    One float32 accumulator of the size of ``parameters`` is all the memory this needs beside the largest single
+    gradient. The caller puts the model into evaluation mode.
+
+    Args:
+        losses: B callables, one for each forget batch; each runs a forward pass and returns that batch's loss.
+        parameters: the candidate weights by name; any shapes, floating dtype. Not changed.
+        reduce: sums a tensor over processes that saw different batches, in place or not, and returns it; left out
+            for a single process and for weights sharded over processes, whose gradients are already reduced.
+
+    Returns:
+        For each name a float32 tensor of (this process's part of) the parameter's shape, on its device; zero where
+        the loss does not depend on the weight.
+
+    Raises:
+        ValueError: no loss was given, or a loss, weight or gradient is not finite.
+    """
+    accumulators = {
+        name: torch.zeros_like(local(parameter.detach()), dtype=torch.float32, memory_format=torch.preserve_format)
+        for name, parameter in parameters.items()
+    }
+
+    def fold(name: str, gradient: Tensor) -> None:
+        accumulators[name].add_(gradient.abs_())
+
+    batches = 0
+    for compute_loss in losses:
+        loss = stream_gradients(compute_loss, parameters, fold)
+        if not torch.isfinite(loss):
+            raise ValueError(f"the forget loss of sensitivity batch {batches} is {loss.item()}, not a finite number")
+        batches += 1
+    if batches == 0:
+        raise ValueError("connection sensitivity needs at least one forget batch, got none")
+
+    for name, accumulator in accumulators.items():
+        if reduce is not None:
+            accumulator.copy_(reduce(accumulator))
+        weights = local(parameters[name].detach())
+        accumulator.mul_(weights.abs())
+        if not torch.isfinite(accumulator).all():
+            culprit = "gradient of the forget loss" if torch.isfinite(weights).all() else "weights"
+            raise ValueError(f"the connection sensitivity of {name!r} is not finite: look at its {culprit}")
+    return accumulators

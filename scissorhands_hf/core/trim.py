@@ -1,0 +1,150 @@
+"""Step 3 of Scissorhands: re-initialise, in place, the weights that the forget set depends on most."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .sensitivity import local
+
+
+class NoInitialDistributionError(ValueError):
+    """A weight is to be re-initialised whose module does not say how it was initialised."""
+
+
+def is_normalization(module: nn.Module) -> bool:
+    """Whether ``module`` normalises activations (Batch-, Layer-, Group-, InstanceNorm, RMSNorm and their kin)."""
+    # Model libraries subclass nothing and rename freely (LlamaRMSNorm, T5LayerNorm), but all keep "Norm" in the name.
+    return "norm" in type(module).__name__.lower()
+
+
+@torch.no_grad()
+def trim_weights(
+    model: nn.Module,
+    sensitivity: Mapping[str, Tensor],
+    threshold: float,
+    targets: Mapping[str, nn.Parameter],
+    seed: int,
+    initialize: Callable[[nn.Module], object] | None = None,
+) -> dict[str, int]:
+    """Replace every target weight whose sensitivity exceeds ``threshold`` by a fresh draw of its module's own kind.
+
+    Weights come from ``initialize`` (a model library's own scheme), else from the module's ``reset_parameters``;
+    biases become zero; normalisation layers are left alone. Only one layer's fresh weights exist at a time.
+
+    The fresh weights are drawn inside the real module while every other tensor of the model stands in as a shape
+    without memory ("meta"): initialisers that look at parents, at sizes or at flags of loaded tensors all see what
+    they saw when the model was made, and cannot touch a weight that is not to be cut.
+
+    Args:
+        model: the module that owns ``targets``; changed in place, same storage.
+        sensitivity: for each target's name (this process's part of) a tensor of its shape; other names are ignored.
+        threshold: weights with a strictly greater sensitivity are re-initialised.
+        targets: the parameters that may be re-initialised, by their full name in ``model``; a tied parameter once.
+        seed: of the fresh draws; the same seed gives the same weights on every process of the same device type, and
+            the global random state of all devices is as before afterwards.
+        initialize: fills one module's parameters in place; called for the owner and then for each of its ancestors,
+            as model libraries do when they build a model.
+
+    Returns:
+        How many weights (of this process's part) were re-initialised, for each target outside normalisation layers.
+
+    Raises:
+        NoInitialDistributionError: neither ``initialize`` nor the module fills a target. Raised before any weight is
+            changed.
+    """
+    names = [name for name in targets if not is_normalization(_owner(model, name))]
+    one_of_each_kind = {(type(_owner(model, name)), name.rpartition(".")[2]): name for name in names}.values()
+    counts: dict[str, int] = {}
+    devices = sorted({p.device.index for p in targets.values() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), _shapes_only(model):
+        for name in one_of_each_kind:  # a rehearsal, so that an error leaves every weight as it was
+            _fresh_values(model, name, targets[name], initialize)
+        torch.manual_seed(seed)
+        for name in names:
+            parameter = targets[name]
+            fresh = _fresh_values(model, name, parameter, initialize)
+            cut = sensitivity[name] > threshold
+            weights = local(parameter.data)
+            weights.copy_(torch.where(cut, _like_sharded(fresh, parameter), weights))
+            counts[name] = int(cut.sum())
+    return counts
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _fresh_values(
+    model: nn.Module, name: str, parameter: nn.Parameter, initialize: Callable[[nn.Module], object] | None
+) -> Tensor:
+    """A fresh draw of the whole of ``parameter`` (full shape, its dtype and device), from its module's own scheme."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if leaf.startswith("bias") or leaf.endswith("bias"):
+        return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    fresh = nn.Parameter(torch.full(parameter.shape, float("nan"), dtype=parameter.dtype, device=parameter.device))
+    family = [owner, *_ancestors(model, path)]
+    stand_in, owner._parameters[leaf] = owner._parameters[leaf], fresh
+    try:
+        if initialize is not None:
+            for module in family:
+                initialize(module)
+        for module in family:
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None and fresh.isnan().any():
+                reset()
+    finally:
+        owner._parameters[leaf] = stand_in
+    if fresh.isnan().any():
+        raise NoInitialDistributionError(
+            f"the weight {name!r} of a {type(owner).__name__} has no known initial distribution: neither its model's "
+            "`_init_weights` nor a `reset_parameters` of its module fills it. Give the module a `reset_parameters` "
+            "method, or leave it out of reinit_target_modules."
+        )
+    return fresh.data
+
+
+def _ancestors(model: nn.Module, path: str) -> Iterator[nn.Module]:
+    """The modules above ``path``, nearest first, the model itself last."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield model.get_submodule(path)
+
+
+@contextmanager
+def _shapes_only(model: nn.Module) -> Iterator[None]:
+    """While inside, every parameter and buffer of ``model`` is a tensor of the same shape without memory."""
+    stand_ins: dict[int, Tensor] = {}
+
+    def stand_in(tensor: Tensor) -> Tensor:
+        if id(tensor) not in stand_ins:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            stand_ins[id(tensor)] = (
+                nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+            )
+        return stand_ins[id(tensor)]
+
+    modules = list(model.modules())
+    saved = [(dict(module._parameters), dict(module._buffers)) for module in modules]
+    try:
+        for module in modules:
+            for own in (module._parameters, module._buffers):
+                for name, tensor in own.items():
+                    if tensor is not None:
+                        own[name] = stand_in(tensor)
+        yield
+    finally:
+        for module, (parameters, buffers) in zip(modules, saved, strict=True):
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+
+
+def _like_sharded(fresh: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This process's part of ``fresh``, cut as ``parameter`` is; every process drew the same values, so none is sent."""
+    if not hasattr(parameter, "to_local"):
+        return fresh
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(fresh, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
