@@ -116,9 +116,7 @@ class ScissorhandsConfig(TrainingArguments):
         ValueError: an unknown recipe or choice, or a value outside its range; raised at construction.
     """
 
-    recipe: str | None = field(
-        default=None, metadata={"help": "Name of a set of tested settings; explicit arguments win."}
-    )
+    recipe: str | None = field(default=None, metadata={"help": "Name of a set of tested settings; explicit arguments win."})
     trim_ratio: float | None = field(
         default=None,
         metadata={"help": "Share of weights in threshold_scope whose sensitivity counts as high, in (0, 1)."},
@@ -162,9 +160,7 @@ class ScissorhandsConfig(TrainingArguments):
     projection_margin_unit: str | None = field(
         default=None, metadata={"help": "'gradient': margin in units of |g|/|m|; 'absolute': as published."}
     )
-    projection_epsilon: float = field(
-        default=1e-3, metadata={"help": "Ridge > 0 of the projection's quadratic problem."}
-    )
+    projection_epsilon: float = field(default=1e-3, metadata={"help": "Ridge > 0 of the projection's quadratic problem."})
     projection_every: int | None = field(default=None, metadata={"help": "Project at every n-th optimizer step."})
     memory_batches: int | None = field(default=None, metadata={"help": "Number M of gradient memories."})
     divergence_factor: float = field(
@@ -174,9 +170,7 @@ class ScissorhandsConfig(TrainingArguments):
 
     learning_rate: float | None = field(default=None, metadata={"help": "The initial learning rate for the optimizer."})
     num_train_epochs: float | None = field(default=None, metadata={"help": "Passes over the retain set."})
-    per_device_train_batch_size: int | None = field(
-        default=None, metadata={"help": "Retain examples per device and step."}
-    )
+    per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Retain examples per device and step."})
     optim: str | None = field(default=None, metadata={"help": "The optimizer to use."})
     optim_args: str | None = field(default=None, metadata={"help": "Arguments of the optimizer, as 'momentum=0.9'."})
     weight_decay: float | None = field(default=None, metadata={"help": "Weight decay to apply."})
@@ -197,9 +191,7 @@ class ScissorhandsConfig(TrainingArguments):
                 fallback = _DEFAULTS[name] if name in _DEFAULTS else stock.get(name)
                 setattr(self, name, recipe.get(name, fallback))
         if self.per_device_forget_batch_size is None:
-            self.per_device_forget_batch_size = recipe.get(
-                "per_device_forget_batch_size", self.per_device_train_batch_size
-            )
+            self.per_device_forget_batch_size = recipe.get("per_device_forget_batch_size", self.per_device_train_batch_size)
         if self.forget_loss_ceiling is None:
             self.forget_loss_ceiling = recipe.get("forget_loss_ceiling")
         self._check_method_fields()

@@ -4,15 +4,66 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
+from .config import ScissorhandsConfig
 from .core.trim import is_normalization
 
 
-def match_parameters(
-    parameters: Mapping[str, nn.Parameter], patterns: Sequence[str], argument: str
-) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class Scopes:
+    """Names of the parameters that may be re-initialised, that are trained, and whose gradients are projected."""
+
+    reinit: list[str]
+    trained: list[str]
+    projected: list[str]
+    reinit_origin: str
+
+    def describe(self, model: nn.Module) -> str:
+        """One line with the counts of weights."""
+        reinit, trained, projected = (
+            f"{sum(model.get_parameter(name).numel() for name in names):,}"
+            for names in (self.reinit, self.trained, self.projected)
+        )
+        return (
+            f"Scopes: {trained} weights are trained, {projected} of them projected, {reinit} may be re-initialised "
+            f"({self.reinit_origin})."
+        )
+
+    def freeze_others(self, model: nn.Module) -> None:
+        """Leave ``requires_grad`` to the trained weights alone."""
+        trained = set(self.trained)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+
+def resolve_scopes(model: nn.Module, args: ScissorhandsConfig) -> Scopes:
+    """Turn the patterns of ``args`` into parameter names. Tied weights match by any of their names and are kept once.
+
+    Raises:
+        ValueError: see :func:`match_parameters` and :func:`default_reinit_scope`.
+    """
+    first_name = {id(parameter): name for name, parameter in model.named_parameters()}
+    trainable = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+
+    def select(argument: str, among: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        patterns = getattr(args, argument)
+        return dict(among) if patterns is None else match_parameters(among, patterns, argument)
+
+    def names(parameters: Mapping[str, nn.Parameter]) -> list[str]:
+        return list(dict.fromkeys(first_name[id(parameter)] for parameter in parameters.values()))
+
+    trained = select("trainable_target_modules", trainable)
+    if args.reinit_target_modules is None:
+        origin, reinit = default_reinit_scope(model, trained)
+    else:
+        origin, reinit = "reinit_target_modules", select("reinit_target_modules", trained)
+    return Scopes(names(reinit), names(trained), names(select("projection_target_modules", trained)), origin)
+
+
+def match_parameters(parameters: Mapping[str, nn.Parameter], patterns: Sequence[str], argument: str) -> dict[str, nn.Parameter]:
     """The parameters that any of ``patterns`` names.
 
     A pattern is a dotted part of a name (``"encoder.stages.3"`` names all parameters below it), a glob over the whole name
@@ -33,9 +84,7 @@ def match_parameters(
     for pattern in patterns:
         names = {name for name in parameters if _matches(name, pattern, argument)}
         if not names:
-            raise ValueError(
-                f"{argument}: the pattern {pattern!r} matches no parameter. {_near_names(parameters, [pattern])}"
-            )
+            raise ValueError(f"{argument}: the pattern {pattern!r} matches no parameter. {_near_names(parameters, [pattern])}")
         matched |= names
     return {name: parameter for name, parameter in parameters.items() if name in matched}
 
@@ -53,18 +102,14 @@ def _matches(name: str, pattern: str, argument: str) -> bool:
 
 def _near_names(parameters: Mapping[str, nn.Parameter], patterns: Sequence[str]) -> str:
     """Module and parameter names that look like the patterns, else where the names begin."""
-    known = list(
-        dict.fromkeys(".".join(n.split(".")[:depth]) for n in parameters for depth in range(1, n.count(".") + 2))
-    )
+    known = list(dict.fromkeys(".".join(n.split(".")[:depth]) for n in parameters for depth in range(1, n.count(".") + 2)))
     near = [m for p in patterns for m in difflib.get_close_matches(p.removeprefix("re:"), known, n=3, cutoff=0.5)]
     if near:
         return f"Near names: {', '.join(dict.fromkeys(near))}."
     return f"Names begin with: {', '.join(dict.fromkeys('.'.join(n.split('.')[:2]) for n in parameters))}."
 
 
-def default_reinit_scope(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter]
-) -> tuple[str, dict[str, nn.Parameter]]:
+def default_reinit_scope(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> tuple[str, dict[str, nn.Parameter]]:
     """The weights that are re-initialised when the user names none: the late, task-specific part of the model.
 
     ResNets: the last two of four stages and the head (the reference's layer3, layer4, fc). Other models (ViT, BERT, Llama and
@@ -90,7 +135,7 @@ def default_reinit_scope(
 
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
     order = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    last_of_blocks = max(index for index, name in enumerate(order) if name.startswith(blocks_path))
+    last_of_blocks = max(index for index, name in enumerate(order) if name.startswith(tuple(f"{path}." for path in blocks)))
     head = {name for name in order[last_of_blocks + 1 :]}
     scope = {
         name: parameter
@@ -99,8 +144,8 @@ def default_reinit_scope(
         and id(parameter) not in embeddings
         and not is_normalization(model.get_submodule(name.rpartition(".")[0]))
     }
-    part = "stages" if is_resnet else "blocks"
-    return f"{family}: the last {len(late)} of {len(blocks)} {part} ({blocks_path}) and the head", scope
+    part, where = "stages" if is_resnet else "blocks", f" ({blocks_path.rstrip('.')})" if blocks_path else ""
+    return f"{family}: the last {len(late)} of {len(blocks)} {part}{where} and the head", scope
 
 
 def _repeated_blocks(model: nn.Module) -> tuple[str, list[str] | None]:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers.trainer_utils import TrainOutput
 from . import validation
 from .audit.report import UnlearningReport
 from .config import ScissorhandsConfig
-from .core import GradientMemory, stream_gradients
+from .core import GradientMemory
 from .data import (
     FORGET,
     RETAIN,
@@ -33,6 +34,7 @@ from .data import (
     random_batches,
 )
 from .monitoring import RunningMeans, UnlearningDivergedError, evaluation_mode
+from .projection import new_memory, project_gradients, renew_memories
 from .run_state import (
     MEMORY_NAME,
     is_checkpoint,
@@ -41,7 +43,7 @@ from .run_state import (
     load_run_state,
     save_run_state,
 )
-from .scopes import default_reinit_scope, match_parameters
+from .scopes import Scopes, resolve_scopes
 from .trimming import trim_model
 
 
@@ -102,6 +104,7 @@ class ScissorhandsTrainer(Trainer):
         if model is not None:
             validation.check_model(model)
         self.forget_dataset = forget_dataset
+        self.scopes: Scopes | None = None
         self.trim_report: dict[str, Any] | None = None
         self.seconds: dict[str, float] = {}
         self._first_epoch_retain_loss: float | None = None
@@ -122,43 +125,22 @@ class ScissorhandsTrainer(Trainer):
         validation.check_distributed(self.accelerator)
         validation.check_labels("train_dataset", train_dataset, self.model)
         validation.check_labels("forget_dataset", forget_dataset, self.model)
-        self._resolve_scopes()
+        self.scopes = resolve_scopes(self.model, args)
+        self.scopes.freeze_others(self.model)
+        logger.info(self.scopes.describe(self.model))
         self.forget_loss_ceiling = self._probe_losses()
         self.add_callback(_ScissorhandsCallback(self))
         logger.info("Scissorhands settings in effect: %s", json.dumps(args.method_settings(), ensure_ascii=False))
 
-    # ---- What is trimmed, trained and projected ----
+    # ---- The model and its weights ----
 
-    def _resolve_scopes(self) -> None:
-        """Turn patterns into parameters, freeze what is not trained, and say so with counts."""
-        args: ScissorhandsConfig = self.args
-        # Tied weights have several names and are matched by any of them, but are kept once, under the first.
-        first_name = {id(p): name for name, p in self.model.named_parameters()}
-        every = {name: p for name, p in self.model.named_parameters(remove_duplicate=False) if p.requires_grad}
-
-        def select(patterns: list[str] | None, argument: str) -> dict[str, nn.Parameter]:
-            chosen = every if patterns is None else match_parameters(every, patterns, argument)
-            return {first_name[id(p)]: p for p in chosen.values()}
-
-        trained = select(args.trainable_target_modules, "trainable_target_modules")
-        if args.trainable_target_modules is not None:
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(name in trained)
-            every = {name: p for name, p in every.items() if p.requires_grad}
-        if args.reinit_target_modules is None:
-            origin, scope = default_reinit_scope(self.model, every)
-            scope = {first_name[id(p)]: p for p in scope.values()}
-        else:
-            origin, scope = "reinit_target_modules", select(args.reinit_target_modules, "reinit_target_modules")
-        projected = select(args.projection_target_modules, "projection_target_modules")
-        self.reinit_scope, self.trained_scope, self.projected_scope = list(scope), list(trained), list(projected)
-        logger.info(
-            "Scopes: re-initialised %s of %s trained weights (%s); projected %s.",
-            f"{sum(p.numel() for p in scope.values()):,}",
-            f"{sum(p.numel() for p in trained.values()):,}",
-            origin,
-            f"{sum(p.numel() for p in projected.values()):,}" if args.projection else "none",
-        )
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """A fresh model of `model_init`, checked, and frozen outside the trained scope."""
+        model = super().call_model_init(trial)
+        validation.check_model(model)
+        if self.scopes is not None:
+            self.scopes.freeze_others(model)
+        return model
 
     def _parameters(self, names: list[str]) -> dict[str, nn.Parameter]:
         return {name: self.model.get_parameter(name) for name in names}
@@ -248,15 +230,15 @@ class ScissorhandsTrainer(Trainer):
             ``trimmed`` in all, and ``per_module`` counts.
         """
         args: ScissorhandsConfig = self.args
-        scope = self._parameters(self.reinit_scope)
-        candidates = scope if args.threshold_scope == "reinit" else self._parameters(self.trained_scope)
+        scope = self._parameters(self.scopes.reinit)
+        candidates = scope if args.threshold_scope == "reinit" else self._parameters(self.scopes.trained)
         size, world = self._forget_batch_size(), self.accelerator.num_processes
         if args.saliency_batches == -1:
             everything = range(len(self.forget_dataset))
             batches = [list(everything[start : start + size]) for start in everything[::size]]
         else:
             batches = random_batches(len(self.forget_dataset), size, args.saliency_batches, self._data_seed())
-        mine = batches[self.accelerator.process_index :: world] or batches[:0]
+        mine = batches[self.accelerator.process_index :: world]
         losses = tqdm(
             self._forget_losses(mine),
             total=len(mine),
@@ -264,13 +246,9 @@ class ScissorhandsTrainer(Trainer):
             disable=args.disable_tqdm or not self.is_local_process_zero(),
         )
 
-        def over_processes(tensor: Tensor) -> Tensor:
-            return self.accelerator.reduce(tensor, reduction="sum")
-
+        over_processes = partial(self.accelerator.reduce, reduction="sum") if world > 1 else None
         with evaluation_mode(self.model):
-            report, seconds = trim_model(
-                self.model, losses, candidates, scope, args.trim_ratio, args.seed, over_processes if world > 1 else None
-            )
+            report, seconds = trim_model(self.model, losses, candidates, scope, args.trim_ratio, args.seed, over_processes)
         report["saliency_batches"] = len(batches)
         self.seconds.update(seconds)
         if report["trimmed"] == 0:
@@ -315,9 +293,7 @@ class ScissorhandsTrainer(Trainer):
                 loss = loss - self.args.forget_weight * forget_loss.clamp(max=self.forget_loss_ceiling)
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """One micro-batch; at the last of a step the gathered gradient is projected, before Trainer clips it."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
@@ -337,36 +313,27 @@ class ScissorhandsTrainer(Trainer):
         if not self.args.projection:
             return
         started = time.perf_counter()
-        parameters = self._parameters(self.projected_scope)
+        parameters = self._parameters(self.scopes.projected)
         if self._memory is None:
-            self._memory = GradientMemory(
-                self.args.memory_batches,
-                self.args.projection_margin,
-                self.args.projection_margin_unit == "gradient",
-                self.args.projection_epsilon,
-            )
+            self._memory = new_memory(self.args)
         self._memory.allocate([parameter.detach() for parameter in parameters.values()])
         if self._memory_to_resume is not None:
             self._memory.load_state_dict(safetensors.torch.load_file(self._memory_to_resume))
             self._memory_to_resume = None
             return
-        self._memory.clear()
-        index = {name: position for position, name in enumerate(parameters)}
         size, world = self._forget_batch_size(), self.accelerator.num_processes
         seed = self._data_seed() * 1_000_003 + epoch + 1
         batches = random_batches(len(self.forget_dataset), size * world, self.args.memory_batches, seed)
         mine = [batch[self.accelerator.process_index :: world] for batch in batches]
         with evaluation_mode(self.model, batch_statistics=True):
-            for memory, compute in enumerate(self._forget_losses(mine)):
-                loss = stream_gradients(
-                    compute, parameters, lambda name, gradient, m=memory: self._memory.store(m, index[name], gradient)
-                )
-                if not torch.isfinite(loss):
-                    raise self._diverged(f"the forget loss is {loss.item()}")
-        if world > 1:
-            for row in self._memory.rows:
-                row.copy_(self.accelerator.reduce(row, reduction="mean"))
-        self._memory.close_refresh()
+            losses = renew_memories(
+                self._memory,
+                parameters,
+                self._forget_losses(mine),
+                average=partial(self.accelerator.reduce, reduction="mean") if world > 1 else None,
+            )
+        if not all(torch.isfinite(loss) for loss in losses):
+            raise self._diverged("the forget loss is not finite")
         self.seconds["memory"] = self.seconds.get("memory", 0.0) + time.perf_counter() - started
 
     def _project(self) -> None:
@@ -381,12 +348,7 @@ class ScissorhandsTrainer(Trainer):
         if above:
             self._log_window.add("projected_share", False)
             return
-        gradients = []
-        for parameter in self._parameters(self.projected_scope).values():
-            if parameter.grad is None:  # unused in this step: its gradient is zero, and may have to leave zero
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        projection = self._memory.project(gradients)
+        projection = project_gradients(self._memory, self._parameters(self.scopes.projected).values())
         self._log_window.add("projected_share", projection.applied)
         self._log_window.add("memory_alignment", min(projection.dots))
 
@@ -494,6 +456,10 @@ class ScissorhandsTrainer(Trainer):
         process's gradient memories, which reveal the forget set and stay on local disk."""
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call and is_checkpoint(folder) and self.args.should_save:
+            # A finite loss can leave weights that are not, by one overflowing step; they must not pass for a good checkpoint.
+            for name, parameter in self.model.named_parameters():
+                if not torch.isfinite(parameter).all():
+                    raise self._diverged(f"the weight {name!r} is not finite")
             folder.mkdir(parents=True, exist_ok=True)
             if self._memory is not None and self.state.global_step % self._steps_per_epoch():
                 safetensors.torch.save_file(self._memory.state_dict(), folder / MEMORY_NAME)

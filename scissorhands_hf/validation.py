@@ -95,9 +95,7 @@ def check_model(model: nn.Module) -> None:
             "adapter can be switched off. Merge it first (model = model.merge_and_unload()) and unlearn the merged model."
         )
     if not trainable:
-        raise ValueError(
-            "no weight of the model requires gradients; call model.requires_grad_(True) on what may change"
-        )
+        raise ValueError("no weight of the model requires gradients; call model.requires_grad_(True) on what may change")
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ValueError(f"the weight {name!r} has no memory (device 'meta'); load the model without offloading")
@@ -125,9 +123,7 @@ def check_datasets(retain: Any, forget: Any) -> None:
         if len(dataset) == 0:
             raise ValueError(f"{argument} is empty: give {meaning}")
     if retain is forget:
-        raise ValueError(
-            "train_dataset and forget_dataset are the same object; take the forget examples out of the retain set"
-        )
+        raise ValueError("train_dataset and forget_dataset are the same object; take the forget examples out of the retain set")
 
     for column in _ID_COLUMNS:
         ids = [_column(dataset, column) for dataset in (retain, forget)]
@@ -148,15 +144,9 @@ def check_labels(argument: str, dataset: Any, model: nn.Module) -> None:
     """Reject class labels outside ``range(num_labels)``, where the dataset has a plain column of them."""
     config = getattr(model, "config", None)
     classes = getattr(config, "num_labels", None)
-    if (
-        classes is None
-        or classes < 2
-        or getattr(config, "problem_type", None) not in (None, "single_label_classification")
-    ):
+    if classes is None or classes < 2 or getattr(config, "problem_type", None) not in (None, "single_label_classification"):
         return
-    if not type(model).__name__.endswith(
-        ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
-    ):
+    if not type(model).__name__.endswith(("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")):
         return
     for column in ("labels", "label", "label_ids"):
         values = _column(dataset, column)
@@ -180,9 +170,7 @@ def check_loss(argument: str, loss: Any) -> None:
             "when a batch holds labels. Give the batches labels, the model a head, or the trainer a compute_loss_func."
         )
     if not torch.isfinite(loss):
-        raise ValueError(
-            f"the loss on examples of {argument} is {loss.item()}; look at their values, labels and padding"
-        )
+        raise ValueError(f"the loss on examples of {argument} is {loss.item()}; look at their values, labels and padding")
 
 
 def ceiling_from_outputs(outputs: Any, model: nn.Module) -> float:

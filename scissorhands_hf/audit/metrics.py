@@ -75,9 +75,7 @@ def unlearning_metrics(predictions: Mapping[str, tuple[np.ndarray, np.ndarray]])
     for name in ("forget", "retain", "test"):
         logits, labels = predictions[name]
         if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-            raise ValueError(
-                f"{name}: logits {logits.shape} and labels {labels.shape} are not (n, classes) and (n,), n >= 1"
-            )
+            raise ValueError(f"{name}: logits {logits.shape} and labels {labels.shape} are not (n, classes) and (n,), n >= 1")
     return {
         "UA": 100.0 - accuracy(*predictions["forget"]),
         "RA": accuracy(*predictions["retain"]),

@@ -79,9 +79,7 @@ class UnlearningReport:
             lines.append(f"| {_plain(model)} | {' | '.join(cells)} |")
         meanings = [f"- **{name}**: {METRICS[name]}." for name in names if name in METRICS]
         if gaps:
-            meanings.append(
-                "- **avg. gap**: mean absolute difference of these figures to the retrained model's, in points."
-            )
+            meanings.append("- **avg. gap**: mean absolute difference of these figures to the retrained model's, in points.")
         return "\n".join([*lines, "", *meanings, *(f"- {_plain(note)}" for note in self.notes)]) + "\n"
 
     def plot(self, path: str | os.PathLike) -> Path:
@@ -93,7 +91,5 @@ class UnlearningReport:
 
 def _plain(text: str) -> str:
     """Text of users, made harmless for a Markdown table or list."""
-    escaped = "".join(
-        f"\\{c}" if c in "\\`*_{}[]()#+!|" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c) for c in text
-    )
+    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]()#+!|" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c) for c in text)
     return " ".join(escaped.split())

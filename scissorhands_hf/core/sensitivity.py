@@ -65,7 +65,8 @@ def connection_sensitivity(
     gradient. The caller puts the model into evaluation mode.
 
     Args:
-        losses: B callables, one for each forget batch; each runs a forward pass and returns that batch's loss.
+        losses: B callables, one for each forget batch; each runs a forward pass and returns that batch's loss. With
+            ``reduce``, a process may have none.
         parameters: the candidate weights by name; any shapes, floating dtype. Not changed.
         reduce: sums a tensor over processes that saw different batches, in place or not, and returns it; left out
             for a single process and for weights sharded over processes, whose gradients are already reduced.
@@ -91,7 +92,7 @@ def connection_sensitivity(
         if not torch.isfinite(loss):
             raise ValueError(f"the forget loss of sensitivity batch {batches} is {loss.item()}, not a finite number")
         batches += 1
-    if batches == 0:
+    if batches == 0 and reduce is None:
         raise ValueError("connection sensitivity needs at least one forget batch, got none")
 
     for name, accumulator in accumulators.items():

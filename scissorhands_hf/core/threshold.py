@@ -41,9 +41,7 @@ def exact_threshold(
         raise ValueError(f"ratio={ratio!r} must lie strictly between 0 and 1")
     dtypes = {tensor.dtype for tensor in scores}
     if len(dtypes) != 1 or not dtypes <= _BIT_VIEWS.keys():
-        raise ValueError(
-            f"scores must share one dtype, float32 or float64; got {sorted(map(str, dtypes)) or 'no scores'}"
-        )
+        raise ValueError(f"scores must share one dtype, float32 or float64; got {sorted(map(str, dtypes)) or 'no scores'}")
     dtype = dtypes.pop()
     bits = torch.finfo(dtype).bits
     smallest_bad = int(torch.tensor(float("inf"), dtype=dtype).view(_BIT_VIEWS[dtype])) >> (bits - _DIGIT_BITS)

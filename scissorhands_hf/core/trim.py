@@ -121,9 +121,7 @@ def _shapes_only(model: nn.Module) -> Iterator[None]:
     def stand_in(tensor: Tensor) -> Tensor:
         if id(tensor) not in stand_ins:
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-            stand_ins[id(tensor)] = (
-                nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-            )
+            stand_ins[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
         return stand_ins[id(tensor)]
 
     modules = list(model.modules())

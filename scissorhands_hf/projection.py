@@ -1,0 +1,62 @@
+"""Gradient memories of a model in training: filling them, and projecting the gradients that backward left."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .config import ScissorhandsConfig
+from .core import GradientMemory, Projection, stream_gradients
+
+
+def new_memory(args: ScissorhandsConfig) -> GradientMemory:
+    """Empty memories with the projection's settings of ``args``."""
+    return GradientMemory(
+        size=args.memory_batches,
+        margin=args.projection_margin,
+        relative_margin=args.projection_margin_unit == "gradient",
+        epsilon=args.projection_epsilon,
+    )
+
+
+def renew_memories(
+    memory: GradientMemory,
+    parameters: Mapping[str, nn.Parameter],
+    forget_losses: Iterable[Callable[[], Tensor]],
+    average: Callable[[Tensor], Tensor] | None = None,
+) -> list[Tensor]:
+    """Replace all memories by the gradients of ``forget_losses``, streamed, one loss for each memory.
+
+    Args:
+        memory: allocated for ``parameters``, in their order.
+        parameters: whose gradients are remembered.
+        forget_losses: M callables, each returning the loss of one forget batch of the model as it stands.
+        average: averages a tensor over data-parallel processes, so that all remember the same.
+
+    Returns:
+        The M losses.
+    """
+    memory.clear()
+    position = {name: index for index, name in enumerate(parameters)}
+    losses = []
+    for number, compute_loss in enumerate(forget_losses):
+
+        def store(name: str, gradient: Tensor, number: int = number) -> None:
+            memory.store(number, position[name], gradient)
+
+        losses.append(stream_gradients(compute_loss, parameters, store))
+    if average is not None:
+        for row in memory.rows:
+            row.copy_(average(row))
+    memory.close_refresh()
+    return losses
+
+
+def project_gradients(memory: GradientMemory, parameters: Iterable[nn.Parameter]) -> Projection:
+    """Project the ``.grad`` of ``parameters``, in place."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:  # unused in this step: its gradient is zero, and the projection may move it from there
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    return memory.project(gradients)

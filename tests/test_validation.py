@@ -1,0 +1,180 @@
+"""Bad input gets an error that names argument, value and way out, before any weight is touched."""
+
+import logging
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from tiny_data import examples, retain_and_forget
+from torch import nn
+from transformers import BitsAndBytesConfig, TrainingArguments
+
+from scissorhands_hf import ScissorhandsTrainer
+
+
+def refused(error: type[Exception], match: str, config: Any, settings: dict | None = None, **changes: Any) -> None:
+    """The trainer refuses, or refuses to train, and every weight is as it was."""
+    model, retain, forget = retain_and_forget(tiny_models.tiny_vit)
+    model = changes.pop("model", model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arguments = {"train_dataset": retain, "forget_dataset": forget, **changes}
+    args = arguments.pop("args", None) or config(**(settings or {}))
+    with pytest.raises(error, match=match):
+        ScissorhandsTrainer(model=model, args=args, **arguments)
+    assert all(torch.equal(tensor.nan_to_num(), before[name].nan_to_num()) for name, tensor in model.state_dict().items())
+
+
+def test_datasets(config) -> None:
+    _, retain, forget = retain_and_forget(tiny_models.tiny_vit)
+    refused(ValueError, "forget_dataset=None: give what the model must forget", config, forget_dataset=None)
+    refused(ValueError, "train_dataset=None", config, train_dataset=None)
+    refused(ValueError, "forget_dataset is empty", config, forget_dataset=forget.select([]))
+    refused(ValueError, "train_dataset is empty", config, train_dataset=[])
+    refused(ValueError, "same object", config, train_dataset=retain, forget_dataset=retain)
+    refused(ValueError, "without a length.*streaming=True", config, train_dataset=retain.to_iterable_dataset())
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [(5, r"\[5\]"), (-1, r"\[-1\]")])
+def test_labels_out_of_range(wrong: int, shown: str, config) -> None:
+    _, retain, _ = retain_and_forget(tiny_models.tiny_vit)
+    labels = [*retain.with_format(None)["labels"][:-1], wrong]
+    broken: Dataset = retain.remove_columns("labels").add_column("labels", labels).with_format("torch")
+    refused(
+        ValueError,
+        rf"train_dataset: the column 'labels' holds labels {shown} outside 0 … 4.*num_labels=5",
+        config,
+        train_dataset=broken,
+    )
+    refused(ValueError, r"forget_dataset: the column 'labels'", config, forget_dataset=broken)
+
+
+def test_overlap_of_ids_is_warned_of_without_naming_them(config, caplog) -> None:
+    model, retain, _ = retain_and_forget(tiny_models.tiny_vit)
+    with caplog.at_level(logging.WARNING, logger="scissorhands_hf"):
+        ScissorhandsTrainer(model=model, args=config(), train_dataset=retain, forget_dataset=retain.select(range(3)))
+    assert "3 of 3 forget examples are also in the retain set" in caplog.text
+    assert "1-0" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"forget_objective": "redirect"}, "forget_objective='redirect' needs a diffusion pipeline"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' is not supported"),
+        ({"push_to_hub": True}, "push_to_hub=True"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches=True"),
+        ({"reinit_target_modules": "encoder.layer.9"}, "the pattern 'encoder.layer.9' matches no parameter"),
+    ],
+)
+def test_settings(settings: dict, match: str, config) -> None:
+    refused(ValueError, match, config, settings)
+
+
+def test_fp16_deepspeed_and_fsdp(config) -> None:
+    for name, value, match in (
+        ("fp16", True, "fp16=True.*bf16=True"),
+        ("deepspeed", {"zero_optimization": {"stage": 2}}, "deepspeed is set"),
+        ("fsdp", "full_shard", "fsdp='full_shard' is not supported"),
+    ):
+        args = config()
+        setattr(args, name, value)  # constructing TrainingArguments with these needs a GPU or another package
+        refused(ValueError, match, config, args=args)
+
+
+def test_stock_training_arguments(config, tmp_path) -> None:
+    refused(
+        TypeError, "args is a TrainingArguments; .* needs a ScissorhandsConfig", config, args=TrainingArguments(str(tmp_path))
+    )
+
+
+def test_quantised_weights(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    model.is_quantized = True
+    model.quantization_method = BitsAndBytesConfig(load_in_8bit=True).quant_method
+    refused(ValueError, r"quantised \(bitsandbytes\)|quantised \(llm_int8\)", config, model=model)
+
+
+def test_peft_model_with_a_frozen_base(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "query"], r=2))
+    refused(ValueError, "PEFT model with a frozen base.*merge_and_unload", config, model=adapted)
+
+
+def test_merged_peft_model_is_welcome(config) -> None:
+    model, retain, forget = retain_and_forget(tiny_models.tiny_vit)
+    merged = get_peft_model(model, LoraConfig(target_modules=["q_proj", "query"], r=2)).merge_and_unload()
+    merged.requires_grad_(True)
+    trainer = ScissorhandsTrainer(model=merged, args=config(), train_dataset=retain, forget_dataset=forget)
+    trainer.train()
+    assert trainer.trim_report["trimmed"] > 0
+
+
+def test_frozen_half_and_broken_weights(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    refused(ValueError, "no weight of the model requires gradients", config, model=model.requires_grad_(False))
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    refused(ValueError, "is float16", config, model=model.half())
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    model.classifier.weight.data[0, 0] = float("nan")
+    refused(ValueError, "the weight 'classifier.weight' contains NaN or infinity", config, model=model)
+
+
+def test_a_nan_in_the_data_is_found_before_the_trim(config) -> None:
+    """Beyond the examples that the constructor tries: the sensitivity pass meets it, with every weight still in place."""
+    model, retain, forget = retain_and_forget(tiny_models.tiny_vit)
+    pixels = torch.stack(list(forget["pixel_values"])).clone()
+    pixels[-1] = float("nan")
+    broken = forget.remove_columns("pixel_values").add_column("pixel_values", pixels.tolist()).with_format("torch")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer = ScissorhandsTrainer(model=model, args=config(), train_dataset=retain, forget_dataset=broken)
+    with pytest.raises(ValueError, match="forget loss of sensitivity batch 2 is nan"):
+        trainer.train()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    refused(ValueError, "loss on examples of forget_dataset is nan", config, forget_dataset=broken.select([5]))
+
+
+class NoLoss(tiny_models.TinyCNN):
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        return super().forward(pixel_values)
+
+
+class LossPerExample(tiny_models.TinyCNN):
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        logits = super().forward(pixel_values)["logits"]
+        return (nn.functional.cross_entropy(logits, labels, reduction="none"), logits)
+
+
+class LossAlone(tiny_models.TinyCNN):
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        return (super().forward(pixel_values, labels)["loss"],)
+
+
+def test_models_without_a_usable_loss(config) -> None:
+    batch = tiny_models.tiny_cnn()[1]
+    sets = {"train_dataset": examples(batch, 8, 1), "forget_dataset": examples(batch, 4, 2)}
+    scope = {"reinit_target_modules": "head"}
+    refused(ValueError, "did not return a loss", config, scope, model=NoLoss(), **sets)
+    refused(ValueError, r"a tensor of shape \(2,\) where its loss should be", config, scope, model=LossPerExample(), **sets)
+    refused(ValueError, r"forget_loss_ceiling=None stands for 2·ln K", config, scope, model=LossAlone(), **sets)
+
+
+def test_a_loss_alone_is_enough_with_a_ceiling(config) -> None:
+    batch = tiny_models.tiny_cnn()[1]
+    trainer = ScissorhandsTrainer(
+        model=LossAlone(),
+        args=config(reinit_target_modules="head", forget_loss_ceiling=3.0),
+        train_dataset=examples(batch, 8, 1),
+        forget_dataset=examples(batch, 4, 2),
+    )
+    trainer.train()
+    assert trainer.forget_loss_ceiling == 3.0
+
+
+def test_pushing_is_refused_for_now(config) -> None:
+    model, retain, forget = retain_and_forget(tiny_models.tiny_vit)
+    trainer = ScissorhandsTrainer(model=model, args=config(), train_dataset=retain, forget_dataset=forget)
+    with pytest.raises(NotImplementedError, match="training_args.bin"):
+        trainer.push_to_hub()
