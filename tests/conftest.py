@@ -12,7 +12,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from scissorhands_hf import ScissorhandsConfig  # noqa: E402
+from scissorhands_hf import ScissorhandsConfig
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""Make a fine-tuned text classifier forget the documents of a deletion request, a label, or a random share.
+
+    python examples/unlearn_text_classifier.py \
+        --model me/my-bert --dataset reviews.csv --forget_where author=u4711 \
+        --output_dir out/forgotten --trim_ratio 0.01 --forget_weight 0.2 --learning_rate 2e-5
+
+Model and data set are Hub ids or local paths (csv, json or parquet). Every ScissorhandsConfig argument is accepted. On several
+devices: accelerate launch examples/unlearn_text_classifier.py ...
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
+from unlearning_common import accuracy, load_examples, print_and_save_report, split_forget_retain
+
+from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
+
+
+@dataclass
+class ScriptArguments:
+    model: str = field(metadata={"help": "Hub id or local folder of a text classifier."})
+    dataset: str = field(metadata={"help": "Hub id, local folder or file of the examples that it was trained on."})
+    split: str = field(default="train", metadata={"help": "Split of the training examples."})
+    test_dataset: str | None = field(default=None, metadata={"help": "Where the test examples are, if not in `dataset`."})
+    test_split: str | None = field(default=None, metadata={"help": "Split of the test examples; none: no test."})
+    text_column: str = field(default="text", metadata={"help": "Column with the texts."})
+    label_column: str = field(default="label", metadata={"help": "Column with the class numbers."})
+    max_length: int = field(default=256, metadata={"help": "Longest text in tokens; the rest is cut off."})
+    forget_where: str | None = field(default=None, metadata={"help": "COLUMN=VALUE of the examples to forget."})
+    forget_fraction: float | None = field(default=None, metadata={"help": "Random share to forget instead, in (0, 1)."})
+
+
+def main() -> None:
+    script, args = HfArgumentParser((ScriptArguments, ScissorhandsConfig)).parse_args_into_dataclasses()
+    tokenizer = AutoTokenizer.from_pretrained(script.model)
+    model = AutoModelForSequenceClassification.from_pretrained(script.model)
+
+    def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
+        tokens = tokenizer(batch[script.text_column], truncation=True, max_length=script.max_length)
+        return {**tokens, "labels": batch[script.label_column]}
+
+    examples = load_examples(script.dataset, script.split)
+    forget, retain, choice = split_forget_retain(examples, script.forget_where, script.forget_fraction, args.seed)
+    sets = {"forget": forget, "retain": retain}
+    if script.test_dataset or script.test_split:
+        sets["test"] = load_examples(script.test_dataset or script.dataset, script.test_split or script.split)
+    with args.main_process_first(desc="tokenizing"):
+        sets = {name: part.map(tokenize, batched=True, remove_columns=part.column_names) for name, part in sets.items()}
+
+    trainer = ScissorhandsTrainer(
+        model=model,
+        args=args,
+        train_dataset=sets["retain"],
+        forget_dataset=sets["forget"],
+        eval_dataset=sets,
+        processing_class=tokenizer,
+        compute_metrics=accuracy,
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        print_and_save_report(trainer, before, after, choice)
+
+
+if __name__ == "__main__":
+    main()
