@@ -9,6 +9,7 @@ from datasets import Dataset, load_dataset
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
 
+CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DATA = Path(__file__).parent / "data"
 MODELS = {
     # 11.2M weights: the ResNet-18 that the paper's experiments use, for one colour channel.
@@ -19,7 +20,9 @@ MODELS = {
 
 
 def load_split(split: str) -> Dataset:
-    """ "train" (6,000 images) or "test" (2,000). Read, an example has pixel_values (float32, 1 x 28 x 28, in [-1, 1]) and labels.
+    """The split "train" (6,000 images) or "test" (2,000).
+
+    Read, an example has ``pixel_values``, float32 of shape (1, 28, 28) in [-1, 1], and ``labels``.
 
     The pictures stay PNGs until a batch is read, as they would in a large data set; Trainer therefore needs
     ``remove_unused_columns=False``, for the columns that the model takes appear only then.

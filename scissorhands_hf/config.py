@@ -110,7 +110,8 @@ class ScissorhandsConfig(TrainingArguments):
             Number M of gradient memories, one forget batch each, renewed at the start of every epoch. Each takes as much
             memory as the gradients.
         divergence_factor (`float`, *optional*, defaults to 2):
-            The run stops with an error when the mean retain loss of an epoch exceeds that of the first epoch by this factor, > 1.
+            The run stops with an error when the mean retain loss of an epoch exceeds that of the first epoch by this factor,
+            > 1.
 
     Raises:
         ValueError: an unknown recipe or choice, or a value outside its range; raised at construction.

@@ -56,8 +56,8 @@ def load_run_state(folder: Path) -> dict[str, Any]:
     path = folder / RUN_STATE_NAME
     if not path.is_file():
         raise ValueError(
-            f"resume_from_checkpoint={str(folder)!r} has no {RUN_STATE_NAME}: it was not written by ScissorhandsTrainer, so its "
-            "weights were never trimmed. Load the model from it and call train() without resuming."
+            f"resume_from_checkpoint={str(folder)!r} has no {RUN_STATE_NAME}: it was not written by ScissorhandsTrainer, so "
+            "its weights were never trimmed. Load the model from it and call train() without resuming."
         )
     return json.loads(path.read_text(encoding="utf-8"))
 

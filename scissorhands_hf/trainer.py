@@ -54,8 +54,9 @@ class ScissorhandsTrainer(Trainer):
     r"""
     Make a model forget a class, examples or documents, by Scissorhands (Wu & Harandi, ECCV 2024, arXiv:2401.06187).
 
-    `train()` measures the connection sensitivity of each weight on the forget set, re-initialises the most sensitive ones once, and
-    repairs the model by minimising L(D_r) − λ·L(D_f) with projected gradients. In everything else it is a [`~transformers.Trainer`].
+    `train()` measures the connection sensitivity of each weight on the forget set, re-initialises the most sensitive ones
+    once, and repairs the model by minimising L(D_r) − λ·L(D_f) with projected gradients. In everything else it is a
+    [`~transformers.Trainer`].
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `nn.Module`):
@@ -68,8 +69,8 @@ class ScissorhandsTrainer(Trainer):
         forget_dataset (`Dataset`):
             The forget set D_f, in the same format. Map-style.
         kwargs:
-            As for [`~transformers.Trainer`]: `eval_dataset` (also a dict), `data_collator`, `processing_class`, `compute_metrics`,
-            `callbacks`, `optimizers`, `compute_loss_func`, ...
+            As for [`~transformers.Trainer`]: `eval_dataset` (also a dict), `data_collator`, `processing_class`,
+            `compute_metrics`, `callbacks`, `optimizers`, `compute_loss_func`, ...
 
     Raises:
         TypeError, ValueError: at construction and before any weight is touched, for arguments, models or data that the method
@@ -163,8 +164,8 @@ class ScissorhandsTrainer(Trainer):
     def _set_and_collator(self, dataset: Any, description: str) -> tuple[Any, Callable[[list], Any]]:
         """A training set and its collator, both without the columns that the model does not take.
 
-        Trainer's own helpers (private, as of transformers 5.23) do it for flat batches only: given the pairs they would drop the
-        keys "retain" and "forget", so each set is stripped by itself.
+        Trainer's own helpers (private, as of transformers 5.23) do it for flat batches only: given the pairs they would
+        drop the keys "retain" and "forget", so each set is stripped by itself.
         """
         if isinstance(dataset, datasets.Dataset):
             return self._remove_unused_columns(dataset, description), self.data_collator
@@ -436,8 +437,8 @@ class ScissorhandsTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds retain_loss, forget_loss, projected_share, above_ceiling_share and memory_alignment (⟨g, m⟩ before projection, the
-        smallest of the M; mean over the steps since the last log) to the logs of training steps."""
+        """Adds retain_loss, forget_loss, projected_share, above_ceiling_share and memory_alignment (⟨g, m⟩ before projection,
+        the smallest of the M) to the logs of training steps: means over the steps since the last log."""
         if "loss" in logs:
             means = self._log_window.means(self.accelerator)
             self._log_window = RunningMeans()
@@ -474,7 +475,7 @@ class ScissorhandsTrainer(Trainer):
         super().save_model(output_dir, _internal_call=_internal_call)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
-        """Not yet: Trainer's own would upload training_args.bin (with the token in it) and a card that says nothing measured."""
+        """Refused for now: Trainer's own uploads training_args.bin, with the token in it, and an unmeasured card."""
         raise NotImplementedError(
             "trainer.push_to_hub() would upload training_args.bin and other files of the run. Upload the model alone with "
             "trainer.model.push_to_hub(repo_id)."

@@ -44,7 +44,9 @@ def main() -> None:
     def trim_and_keep() -> dict:
         report = measure()
         if trainer.is_world_process_zero():
-            save_file({name: p.detach().clone() for name, p in model.named_parameters()}, options.output / "trimmed.safetensors")
+            save_file(
+                {name: p.detach().clone() for name, p in model.named_parameters()}, options.output / "trimmed.safetensors"
+            )
         return report
 
     trainer.trim = trim_and_keep

@@ -1,4 +1,4 @@
-"""Two processes under `torchrun` (which `accelerate launch` uses, too): they trim the same weights, train the same model, and resume to the same end."""
+"""Two processes (torchrun, as `accelerate launch` does): same trim, same model, same end after resuming."""
 
 import json
 import os

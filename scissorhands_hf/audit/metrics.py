@@ -65,8 +65,8 @@ def unlearning_metrics(predictions: Mapping[str, tuple[np.ndarray, np.ndarray]])
     """UA, RA, TA and MIA in percent, see :data:`METRICS`.
 
     Args:
-        predictions: for ``"forget"``, ``"retain"`` and ``"test"`` the pair (logits of shape (n, classes), labels of shape (n,)),
-            as ``trainer.predict(dataset)`` returns them. For class forgetting, test without the forgotten class.
+        predictions: for ``"forget"``, ``"retain"`` and ``"test"`` the pair of logits, shape (n, classes), and labels, shape
+            (n,), as ``trainer.predict(dataset)`` returns them. For class forgetting, test without the forgotten class.
 
     Raises:
         KeyError: one of the three is missing.

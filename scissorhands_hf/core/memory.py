@@ -28,11 +28,16 @@ def nonnegative_coefficients(gram: Tensor, dots: Tensor, margins: Tensor, epsilo
     # The only import beside torch in this room, and only for those who keep several memories.
     from scipy.optimize import nnls
 
-    ridged = gram + epsilon * torch.eye(len(dots), dtype=gram.dtype)
+    # Beside memories of norm² above 1e9 the published ridge is lost in float64's rounding; the second keeps P positive.
+    ridge = max(epsilon, 1e-12 * gram.diagonal().max().item())
+    ridged = gram + ridge * torch.eye(len(dots), dtype=gram.dtype)
     factor = torch.linalg.cholesky(ridged)
     target = -torch.linalg.solve_triangular(factor, (dots + ridged @ margins).unsqueeze(1), upper=False)
     solution, _ = nnls(factor.T.numpy(), target.squeeze(1).numpy())
     return margins + torch.from_numpy(solution)
+
+
+_CHUNK = 1 << 22  # elements of each memory widened to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class GradientMemory:
         epsilon: float = 1e-3,
         reduce: Callable[[Tensor], Tensor] | None = None,
     ):
-        if size < 1 or margin < 0 or epsilon <= 0:
-            raise ValueError(f"size={size} must be >= 1, margin={margin} >= 0 and epsilon={epsilon} > 0")
+        if not (size >= 1 and 0 <= margin < float("inf") and 0 < epsilon < float("inf")):
+            raise ValueError(f"size={size} must be >= 1, margin={margin} finite and >= 0, epsilon={epsilon} finite and > 0")
         self.size, self.margin, self.relative_margin, self.epsilon = size, margin, relative_margin, epsilon
         self.reduce = reduce
         self.rows: list[Tensor] = []
@@ -85,7 +90,8 @@ class GradientMemory:
 
     def allocate(self, gradients: Sequence[Tensor]) -> None:
         """Make room for memories of gradients like these (shapes, dtypes, devices); keeps the room of the last call."""
-        if len(self.rows) != len(gradients):
+        wanted = [(self.size, g.numel(), g.dtype, g.device) for g in gradients]
+        if [(*row.shape, row.dtype, row.device) for row in self.rows] != wanted:
             self.rows = [torch.zeros(self.size, g.numel(), dtype=g.dtype, device=g.device) for g in gradients]
 
     def store(self, memory: int, parameter: int, gradient: Tensor) -> None:
@@ -99,7 +105,12 @@ class GradientMemory:
 
     def close_refresh(self) -> None:
         """Compute the Gram matrix :math:`MM^T` once, after the last :meth:`store` of a refresh."""
-        self.gram = self._total(sum((row @ row.T).double().cpu() for row in self.rows))
+        gram = torch.zeros(self.size, self.size, dtype=torch.float64)
+        for row in self.rows:  # in float64, or memories of neighbouring batches would lose what tells them apart
+            for part in row.split(_CHUNK, dim=1):
+                part = part.double()
+                gram += (part @ part.T).cpu()
+        self.gram = self._total(gram)
 
     def project(self, gradients: Sequence[Tensor]) -> Projection:
         """Correct ``gradients`` in place if they oppose a memory.
@@ -124,7 +135,8 @@ class GradientMemory:
 
         margins = torch.full_like(dots, self.margin)
         if self.relative_margin:
-            margins *= norm / self.gram.diagonal().sqrt().clamp_min(torch.finfo(dots.dtype).tiny)
+            lengths = self.gram.diagonal().sqrt()
+            margins = torch.where(lengths > 0, margins * norm / lengths, 0.0)  # an empty memory forces nothing
         coefficients = nonnegative_coefficients(self.gram, dots, margins, self.epsilon)
         for row, g, gradient in zip(self.rows, flat, gradients, strict=True):
             if self.size > 1:
@@ -141,8 +153,12 @@ class GradientMemory:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore the memories of :meth:`state_dict`; the object must have been allocated for the same gradients."""
-        if len(state) != len(self.rows):
-            raise ValueError(f"the saved memories hold {len(state)} parameters, this run projects {len(self.rows)}")
+        saved, wanted = [list(state[key].shape) for key in sorted(state, key=int)], [list(row.shape) for row in self.rows]
+        if saved != wanted:
+            raise ValueError(
+                f"the saved memories have other shapes than this run's ({len(saved)} and {len(wanted)} parameters, the first "
+                f"{saved[:1]} and {wanted[:1]}): resume with the memory_batches and projection_target_modules of the saved run"
+            )
         for index, row in enumerate(self.rows):
             row.copy_(state[str(index)])
         self.close_refresh()

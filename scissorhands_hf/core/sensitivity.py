@@ -34,7 +34,7 @@ def stream_gradients(
     def hand_over(name: str) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
             gradient, parameter.grad = local(parameter.grad), None
-            consume(name, gradient)
+            consume(name, gradient.to_dense() if gradient.is_sparse else gradient)
 
         return hook
 
@@ -78,6 +78,9 @@ def connection_sensitivity(
     Raises:
         ValueError: no loss was given, or a loss, weight or gradient is not finite.
     """
+    for name, parameter in parameters.items():
+        if not _is_finite(local(parameter.detach())):
+            raise ValueError(f"the weights of {name!r} contain NaN or infinity")
     accumulators = {
         name: torch.zeros_like(local(parameter.detach()), dtype=torch.float32, memory_format=torch.preserve_format)
         for name, parameter in parameters.items()
@@ -98,9 +101,12 @@ def connection_sensitivity(
     for name, accumulator in accumulators.items():
         if reduce is not None:
             accumulator.copy_(reduce(accumulator))
-        weights = local(parameters[name].detach())
-        accumulator.mul_(weights.abs())
-        if not torch.isfinite(accumulator).all():
-            culprit = "gradient of the forget loss" if torch.isfinite(weights).all() else "weights"
-            raise ValueError(f"the connection sensitivity of {name!r} is not finite: look at its {culprit}")
+        accumulator.mul_(local(parameters[name].detach()).abs())
+        if not _is_finite(accumulator):
+            raise ValueError(f"the gradient of the forget loss contains NaN or infinity for {name!r}")
     return accumulators
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite: their extremes are not if one is not, and finding those needs no memory."""
+    return tensor.numel() == 0 or all(torch.isfinite(extreme).item() for extreme in tensor.aminmax())

@@ -26,7 +26,8 @@ def exact_threshold(
     passes, float64: four). No score is moved, copied as a whole, or sorted.
 
     Args:
-        scores: tensors of any shapes, one common dtype (float32 or float64), all values finite and >= 0.
+        scores: tensors of any shapes, one common dtype (float32 or float64), all values finite and >= 0, and no -0.0, as
+            absolute values are.
         ratio: share of scores that may exceed the threshold, in (0, 1).
         reduce: sums an int64 tensor over the processes when each holds a shard of the scores; all get the same result.
 

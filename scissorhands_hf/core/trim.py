@@ -51,17 +51,26 @@ def trim_weights(
         How many weights (of this process's part) were re-initialised, for each target outside normalisation layers.
 
     Raises:
-        NoInitialDistributionError: neither ``initialize`` nor the module fills a target. Raised before any weight is
-            changed.
+        NoInitialDistributionError: neither ``initialize`` nor the module fills a target.
+        ValueError: a target has no sensitivity. Both are raised before any weight is changed.
     """
     names = [name for name in targets if not is_normalization(_owner(model, name))]
-    one_of_each_kind = {(type(_owner(model, name)), name.rpartition(".")[2]): name for name in names}.values()
+    if missing := [name for name in names if name not in sensitivity]:
+        raise ValueError(f"no sensitivity is given for the targets {missing}")
+    # The smallest weight of each kind of module in each kind of surroundings: what decides whether it can be drawn.
+    rehearsal: dict[tuple, str] = {}
+    for name in sorted(names, key=lambda name: targets[name].numel()):
+        path, _, leaf = name.rpartition(".")
+        family = (model.get_submodule(path), *_ancestors(model, path))
+        rehearsal.setdefault((leaf, *map(type, family)), name)
     counts: dict[str, int] = {}
     devices = sorted({p.device.index for p in targets.values() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), _shapes_only(model):
-        for name in one_of_each_kind:  # a rehearsal, so that an error leaves every weight as it was
+        for name in rehearsal.values():  # so that an error leaves every weight as it was
             _fresh_values(model, name, targets[name], initialize)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(seed)
         for name in names:
             parameter = targets[name]
             fresh = _fresh_values(model, name, parameter, initialize)
@@ -93,17 +102,22 @@ def _fresh_values(
                 initialize(module)
         for module in family:
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if reset is not None and fresh.isnan().any():
+            if reset is not None and _unfilled(fresh):
                 reset()
     finally:
         owner._parameters[leaf] = stand_in
-    if fresh.isnan().any():
+    if _unfilled(fresh):
         raise NoInitialDistributionError(
             f"the weight {name!r} of a {type(owner).__name__} has no known initial distribution: neither its model's "
             "`_init_weights` nor a `reset_parameters` of its module fills it. Give the module a `reset_parameters` "
             "method, or leave it out of reinit_target_modules."
         )
     return fresh.data
+
+
+def _unfilled(fresh: Tensor) -> bool:
+    """Whether a value is still NaN: then the sum is, too, and it needs no memory."""
+    return bool(fresh.detach().sum().isnan())
 
 
 def _ancestors(model: nn.Module, path: str) -> Iterator[nn.Module]:

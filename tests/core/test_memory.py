@@ -329,10 +329,10 @@ def test_state_of_another_model_or_another_number_of_memories_is_refused() -> No
     memory, fewer, single = GradientMemory(3), GradientMemory(3), GradientMemory(1)
     remember(memory, [gradients(i) for i in range(3)])
     fewer.allocate(gradients(0)[:2])
-    with pytest.raises(ValueError, match="5 parameters"):
+    with pytest.raises(ValueError, match="other shapes.*resume with the memory_batches"):
         fewer.load_state_dict(memory.state_dict())
     remember(single, [gradients(9)])
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises(ValueError, match="other shapes"):
         memory.load_state_dict(single.state_dict())
 
 

@@ -236,11 +236,11 @@ def test_bad_weights_are_named(value: float) -> None:
 def test_bad_weights_that_do_not_reach_the_loss_are_named() -> None:
     model, batch = tiny_cnn()
     unused = nn.Parameter(torch.tensor([1.0, float("nan")]))
-    with pytest.raises(ValueError, match="'unused'.*weights"):
+    with pytest.raises(ValueError, match="weights of 'unused'"):
         connection_sensitivity(losses_of(model, [batch]), {**candidates(model), "unused": unused})
 
 
 def test_a_bad_gradient_of_a_finite_loss_is_named() -> None:
     good, bad = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
-    with pytest.raises(ValueError, match="'bad'.*gradient"):  # the slope of the square root at zero is infinite
+    with pytest.raises(ValueError, match="gradient.*'bad'"):  # the slope of the square root at zero is infinite
         connection_sensitivity([lambda: good.sum() + bad.sqrt().sum()], {"good": good, "bad": bad})

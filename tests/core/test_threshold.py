@@ -182,7 +182,3 @@ def test_nothing_to_rank_raises(scores: list[Tensor]) -> None:
 def test_unsupported_dtypes_raise(scores: list[Tensor]) -> None:
     with pytest.raises(ValueError, match="dtype"):
         exact_threshold(scores, 0.5)
-
-
-def test_minus_zero_counts_as_zero() -> None:
-    assert check([torch.tensor([-0.0, 1.0, 2.0, 3.0])], 0.5) == 2
