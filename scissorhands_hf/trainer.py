@@ -33,7 +33,7 @@ from .data import (
     is_pair,
     random_batches,
 )
-from .monitoring import RunningMeans, UnlearningDivergedError, evaluation_mode
+from .monitoring import RunningMeans, UnlearningDivergedError, evaluation_mode, unrecorded_batch_norm
 from .projection import new_memory, project_gradients, renew_memories
 from .run_state import (
     MEMORY_NAME,
@@ -286,7 +286,8 @@ class ScissorhandsTrainer(Trainer):
         loss = retain_loss
         if FORGET in inputs:
             # With λ = 0 the forget loss is still measured, but nothing is kept for a backward pass.
-            with contextlib.nullcontext() if self.args.forget_weight else torch.no_grad():
+            ungraded = contextlib.nullcontext() if self.args.forget_weight else torch.no_grad()
+            with ungraded, unrecorded_batch_norm(self.model):
                 forget_loss = super().compute_loss(model, inputs[FORGET])
             self._log_window.add(FORGET, forget_loss)
             self._step_forget_losses.append(forget_loss.detach())
