@@ -2,10 +2,11 @@
 
     python benchmarks/divergence.py --output out/divergence         # about 40 minutes on 2 cores
 
-An 11.2M-weight HF ResNet-18 is trained on 5,000 Fashion-MNIST images (examples/data) until it knows them by heart, then forgets
-500 random ones with the recipe "cifar10-random-10" (margin 0.5 in absolute units, λ 0.05, lr 5e-3, 10 epochs, batch 256), once as
-this package runs it (ascent ceiling, gradient norm at most 1, Trainer's default) and once as published (neither). Saves the
-curves as JSON and PNG, and prints UA, RA, TA and MIA of each. Originals already in the output folder are used again.
+An 11.2M-weight HF ResNet-18 is trained on 5,000 Fashion-MNIST images (examples/data) until it knows them by heart, then
+forgets 500 random ones with the recipe "cifar10-random-10" (margin 0.5 in absolute units, λ 0.05, lr 5e-3, 10 epochs, batch
+256), once as this package runs it (ascent ceiling, gradient norm at most 1, Trainer's default) and once as published
+(neither). Saves the curves as JSON and PNG, and prints UA, RA, TA and MIA of each. Originals already in the output folder are
+used again.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer, UnlearningD
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from demo import measure, select  # noqa: E402
-from fashion_mnist import load_split, train_from_scratch  # noqa: E402
+from demo import measure, select
+from fashion_mnist import load_split, train_from_scratch
 
 
 VARIANTS = {

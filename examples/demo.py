@@ -11,6 +11,7 @@ seconds, and the share of retraining time; draws them to demo.png.
 
 import argparse
 import json
+import logging
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -162,6 +163,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("scissorhands_hf").setLevel(logging.INFO)  # what is cut, trained and projected
     datasets.disable_progress_bars()
     args.output.mkdir(parents=True, exist_ok=True)
     runs = [run_seed(seed, args.model, args.epochs, args.examples, args.tasks, args.output) for seed in args.seeds]

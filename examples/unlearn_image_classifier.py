@@ -8,6 +8,7 @@ Model and data set are Hub ids or local paths (a parquet file will do, as exampl
 ScissorhandsConfig argument is accepted. On several devices: accelerate launch examples/unlearn_image_classifier.py ...
 """
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class ScriptArguments:
 
 def main() -> None:
     script, args = HfArgumentParser((ScriptArguments, ScissorhandsConfig)).parse_args_into_dataclasses()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("scissorhands_hf").setLevel(logging.INFO)  # what is cut, trained and projected
     args.remove_unused_columns = False  # images become pixel_values only when a batch is read
     processor = AutoImageProcessor.from_pretrained(script.model)
     model = AutoModelForImageClassification.from_pretrained(script.model)

@@ -8,6 +8,7 @@ Model and data set are Hub ids or local paths (csv, json or parquet). Every Scis
 devices: accelerate launch examples/unlearn_text_classifier.py ...
 """
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class ScriptArguments:
 
 def main() -> None:
     script, args = HfArgumentParser((ScriptArguments, ScissorhandsConfig)).parse_args_into_dataclasses()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("scissorhands_hf").setLevel(logging.INFO)  # what is cut, trained and projected
     tokenizer = AutoTokenizer.from_pretrained(script.model)
     model = AutoModelForSequenceClassification.from_pretrained(script.model)
 

@@ -99,6 +99,11 @@ def check_model(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ValueError(f"the weight {name!r} has no memory (device 'meta'); load the model without offloading")
+        if hasattr(parameter, "to_local"):
+            raise ValueError(
+                f"the weight {name!r} is sharded over processes (a DTensor); load the model without distributed_config or "
+                "fully_shard, and use DistributedDataParallel"
+            )
         if parameter.requires_grad and parameter.dtype == torch.float16:
             raise ValueError(
                 f"the weight {name!r} is float16, in which small gradients vanish; use model.float() or model.bfloat16()"

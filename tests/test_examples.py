@@ -120,7 +120,8 @@ def test_text_example(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_demo_end_to_end_on_a_few_images(tmp_path: Path) -> None:
     output = run(
-        str(EXAMPLES / "demo.py"), "--output", "demo", "--epochs", "1", "--examples", "600", "--threads", "1", "--seeds", "0", "1",
+        str(EXAMPLES / "demo.py"), "--output", "demo", "--epochs", "1", "--examples", "600", "--threads", "1",
+        "--seeds", "0", "1",
         cwd=tmp_path,
     )  # fmt: skip
     assert output.count("| unlearned |") == 2

@@ -1,5 +1,6 @@
 """The trainer's behaviour: it trims once, repairs, logs, and is a Trainer in everything else."""
 
+import copy
 import math
 from typing import Any
 
@@ -81,6 +82,20 @@ def test_trim_and_memories_leave_batch_norm_statistics_and_modes_alone(config) -
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
     assert [module.training for module in model.modules()] == modes
     assert model.resnet.encoder.stages[1].layers[0].layer[0].normalization.momentum == 0.1
+
+
+def test_the_forget_set_leaves_no_trace_in_batch_norm_statistics(config) -> None:
+    """With weights that do not move, the running statistics must be those that the retain batches alone leave."""
+    model, retain, forget = retain_and_forget(tiny_models.tiny_resnet, retain=8)
+    reference = copy.deepcopy(model).train()
+    reference(pixel_values=retain[:]["pixel_values"], labels=retain[:]["labels"])
+    args = config(learning_rate=0.0, per_device_train_batch_size=8, memory_batches=2, trim_ratio=1e-6)
+    trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=retain, forget_dataset=forget)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert trainer.trim_report["trimmed"] == 0
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, reference.get_buffer(name), rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_accumulation_is_the_same_step_as_a_larger_batch(config) -> None:

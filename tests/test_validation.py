@@ -136,6 +136,12 @@ def test_a_nan_in_the_data_is_found_before_the_trim(config) -> None:
     refused(ValueError, "loss on examples of forget_dataset is nan", config, forget_dataset=broken.select([5]))
 
 
+def test_weights_sharded_over_processes(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    model.classifier.weight.to_local = lambda: None  # what tells a DTensor; making one needs a process group
+    refused(ValueError, "'classifier.weight' is sharded over processes", config, model=model)
+
+
 class NoLoss(tiny_models.TinyCNN):
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
         return super().forward(pixel_values)
