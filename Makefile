@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Threads wait for each other asleep: on a busy machine spinning ones keep each other from their cores.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup demo test test-fast bench lint format clean
 

@@ -1,6 +1,6 @@
 """What the algorithm costs, beside the passes that it needs anyway.
 
-    PYTHONPATH=. python benchmarks/bench.py [--threads 2] [--repetitions 7] [--output results.json]
+    python benchmarks/bench.py [--threads 2] [--repetitions 7] [--output results.json]
 
 Every ratio compares two measurements of one repetition, taken one after the other, so that a busy machine slows both.
 Printed: median (smallest - largest), by the clock and in CPU time. Peak memory: one fresh process for each stage, see
