@@ -32,6 +32,7 @@ from stages import MODELS, RATIO, STAGES, Workload, concatenated_threshold, meas
 from tqdm import tqdm
 
 from scissorhands_hf.core import connection_sensitivity, exact_threshold, trim_weights
+from scissorhands_hf.scopes import default_reinit_scope
 
 
 LAMBDA = 0.05
@@ -72,9 +73,11 @@ def repeat(most: int, seconds: float, progress: tqdm) -> Iterator[int]:
 
 
 def bench_stages_one_to_three(load: Workload, batches: int, repetitions: Iterable[int]) -> Results:
-    """Sensitivity, threshold and trim of all weights against the bare passes, and threshold against k-th value."""
+    """Sensitivity and threshold of all weights and trim of the default scope, as the trainer does them, against the bare
+    passes; and the threshold against concatenation and k-th value."""
     results: Results = defaultdict(list)
     model, parameters = load.model.eval(), dict(load.model.named_parameters())
+    _, scope = default_reinit_scope(model, parameters)
     losses = [lambda seed=seed: load.loss(seed) for seed in range(batches)]
 
     def bare() -> None:
@@ -90,7 +93,7 @@ def bench_stages_one_to_three(load: Workload, batches: int, repetitions: Iterabl
         second, (tau, _) = timed(exact_threshold, sensitivity.values(), RATIO)
         brute, expected = timed(concatenated_threshold, list(sensitivity.values()))
         assert tau == expected
-        third, _ = timed(trim_weights, model, sensitivity, tau, parameters, 0, model._init_weights)
+        third, _ = timed(trim_weights, model, sensitivity, tau, scope, 0, model._init_weights)
         del sensitivity
         names = ["bare passes", "sensitivity", "threshold", "trim", "concatenate + kthvalue"]
         for name, cost in zip(names, [plain, first, second, third, brute], strict=True):
