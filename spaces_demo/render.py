@@ -1,0 +1,258 @@
+"""Pieces of the pages as HTML: progress, losses, bars, tables. Whatever a visitor typed is escaped here, and nowhere is it not.
+
+Colours come from the page's own variables, so that everything is legible in its light and dark mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spaces_demo.jobs import Status
+
+
+if TYPE_CHECKING:
+    from scissorhands_hf.audit.concept_report import ConceptErasureReport, PromptScore
+
+
+STAGE_NAMES = {
+    "original": "Measure the original",
+    "pictures": "Draw pictures to learn from",
+    "targets": "Work out the targets",
+    "sensitivity": "Find and cut the weights",
+    "repair": "Repair",
+    "report": "Draw and compare",
+    "drawing": "Draw",
+    "files": "Make the files",
+    "check": "Load and compare",
+    "upload": "Upload",
+}
+MOST_MODULES = 16
+
+
+def note(text: str, kind: str = "", points: Sequence[str] = ()) -> str:
+    """A framed message; `kind` is "", "done", "warning" or "error"."""
+    items = "".join(f"<li>{escape(point)}</li>" for point in points)
+    role = "alert" if kind in ("error", "warning") else "status"
+    return f'<div class="sh-note {kind}" role="{role}">{escape(text)}{f"<ul>{items}</ul>" if items else ""}</div>'
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def progress(status: Status) -> str:
+    """The stages, a bar for the whole, the step, time and time left, and the last losses as a line."""
+    names = list(status.stages)
+    place = names.index(status.stage) if status.stage in names else -1
+    items = []
+    for number, name in enumerate(names):
+        state = "past" if number < place or status.finished else "now" if number == place else ""
+        items.append(f'<li class="{state}">{escape(STAGE_NAMES.get(name, name))}</li>')
+    percent = round(100 * status.share)
+    step = f"step {status.step} of {status.total}" if status.stage and status.total > 1 else ""
+    left = "" if status.seconds_left is None or status.finished else f"about {clock(status.seconds_left)} left"
+    waiting = "waiting for another visitor's run to end" if status.stage is None else ""
+    return (
+        f'<ul class="sh-stages">{"".join(items)}</ul>'
+        f'<div class="sh-track" role="progressbar" aria-valuenow="{percent}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-label="progress"><div style="width:{percent}%"></div></div>'
+        f'<div class="sh-line"><span>{percent} %</span><span>{waiting or step}</span>'
+        f"<span>{clock(status.seconds)} so far</span><span>{left}</span></div>"
+    )
+
+
+def losses(points: Sequence[tuple[int, float | None, float | None]]) -> str:
+    """Retain and forget loss over the steps of repair, each scaled to its own range; empty before the first two points."""
+    width, height, margin = 560, 150, 8
+    parts, keys = [], []
+    for column, (name, colour, kind) in enumerate(
+        (("retain", "#2b9348", "sh-retrained"), ("forget", "#e07a5f", "sh-after")), 1
+    ):
+        line = [(point[0], point[column]) for point in points if point[column] is not None and np.isfinite(point[column])]
+        if len(line) < 2:
+            continue
+        steps, values = [step for step, _ in line], [value for _, value in line]
+        low, high = min(values), max(values)
+        spread_x, spread_y = max(steps) - min(steps) or 1, high - low or 1
+        path = " ".join(
+            f"{margin + (width - 2 * margin) * (step - min(steps)) / spread_x:.1f},"
+            f"{height - margin - (height - 2 * margin) * (value - low) / spread_y:.1f}"
+            for step, value in line
+        )
+        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round" points="{path}"/>')
+        keys.append(f'<span class="{kind}">{name} loss {values[-1]:.4g} (from {low:.4g} to {high:.4g})</span>')
+    if not parts:
+        return ""
+    axis = f'<line x1="0" y1="{height - 1}" x2="{width}" y2="{height - 1}" stroke="currentColor" stroke-opacity=".4"/>'
+    return (
+        '<div class="sh-card"><h4>Loss during repair</h4><p>Over the steps; each line has its own scale.</p>'
+        f'<div class="sh-key">{"".join(keys)}</div>'
+        f'<svg class="sh-plot" viewBox="0 0 {width} {height}" role="img" aria-label="loss curves">{axis}{"".join(parts)}</svg>'
+        "</div>"
+    )
+
+
+def bars(
+    title: str, meaning: str, rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]], top: float, unit: str
+) -> str:
+    """Horizontal bars. A row is its name and the bars of it, each (style class, value); a row without bars is a heading."""
+    cells = []
+    for name, values in rows:
+        if not values:
+            cells.append(f'<div class="group">{escape(name)}</div>')
+            continue
+        drawn = "".join(
+            f'<div class="sh-bar {kind}"><i style="width:{max(0.0, min(100.0, 80 * value / (top or 1))):.1f}%"></i>'
+            f"{value:.{0 if unit == '%' and value >= 10 else 2 if unit != '%' else 1}f}{' %' if unit == '%' else unit}</div>"
+            for kind, value in values
+            if value is not None
+        )
+        cells.append(f'<div class="name">{escape(name)}</div><div>{drawn}</div>')
+    return (
+        f'<div class="sh-card"><h4>{escape(title)}</h4><p>{escape(meaning)}</p>'
+        f'<div class="sh-bars">{"".join(cells)}</div></div>'
+    )
+
+
+KEY_BEFORE_AFTER = '<div class="sh-key"><span class="sh-before">before</span><span class="sh-after">after</span></div>'
+
+
+def cut_per_layer(per_module: Mapping[str, Mapping[str, int]]) -> str:
+    """How much of each layer was re-initialised; the most cut layers, in the model's order."""
+    shares = {name: 100 * row["trimmed"] / row["weights"] for name, row in per_module.items() if row["trimmed"]}
+    if not shares:
+        return note("No weight was re-initialised.", "warning")
+    shown = set(sorted(shares, key=shares.__getitem__, reverse=True)[:MOST_MODULES])
+    rows = [(name, [("sh-after", shares[name])]) for name in per_module if name in shown]
+    cut = sum(row["trimmed"] for row in per_module.values())
+    more = f" The {len(shown)} most cut of {len(shares)} layers are shown." if len(shares) > len(shown) else ""
+    meaning = f"{cut:,} weights were set back to fresh random values; the share of each layer.{more}"
+    return bars("What was cut", meaning, rows, max(shares.values()), "%")
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, float]], gaps: Mapping[str, float] | None = None) -> str:
+    """A row for each model, a column for each figure, and what the figures mean."""
+    from scissorhands_hf.audit.metrics import METRICS
+
+    names = list(dict.fromkeys(name for figures in metrics.values() for name in figures))
+    head = "".join(f"<th>{escape(name)}</th>" for name in names) + ("<th>avg. gap</th>" if gaps else "")
+    rows = ""
+    for model, figures in metrics.items():
+        cells = "".join(f"<td>{figures[name]:.1f}</td>" if name in figures else "<td></td>" for name in names)
+        if gaps:
+            cells += f"<td>{gaps[model]:.1f}</td>" if model in gaps else "<td></td>"
+        rows += f"<tr><td>{escape(model)}</td>{cells}</tr>"
+    meanings = "".join(f"<li><b>{name}</b>: {escape(METRICS[name])}</li>" for name in names if name in METRICS)
+    if gaps:
+        meanings += "<li><b>avg. gap</b>: mean difference, in points, to the retrained model, which never saw the class; "
+        meanings += "small is good</li>"
+    return (
+        '<div class="sh-card"><h4>Figures, in percent</h4><div class="sh-scroll"><table class="sh-table"><thead>'
+        f"<tr><th>model</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<ul class="sh-meanings">{meanings}</ul></div>'
+    )
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, forgotten: str) -> str:
+    """Counts: row = what the picture shows, column = what the model says. Right answers are green, wrong ones red."""
+    columns = "".join(f'<th class="{"forgotten" if name == forgotten else ""}">{escape(name)}</th>' for name in classes)
+    rows = ""
+    for number, (name, counts) in enumerate(zip(classes, matrix, strict=True)):
+        most = max(1, int(counts.sum()))
+        cells = ""
+        for column, count in enumerate(counts):
+            strength = 100 * count / most
+            kind = ("" if column == number else "wrong") + (" strong" if strength > 60 else "")
+            cells += f'<td class="{kind}" style="--sh-s:{strength:.0f}%">{int(count) or ""}</td>'
+        rows += f'<tr><th class="{"forgotten" if name == forgotten else ""}">{escape(name)}</th>{cells}</tr>'
+    return (
+        f'<div class="sh-card"><h4>{escape(title)}</h4><p>Row: what the picture shows. Column: what the model says.</p>'
+        f'<div class="sh-scroll"><table class="sh-matrix"><thead><tr><th></th>{columns}</tr></thead><tbody>{rows}</tbody>'
+        "</table></div></div>"
+    )
+
+
+_GROUP_TITLES = {
+    "concept": "The concept (should fall to 0)",
+    "paraphrase": "The concept in other words (should fall to 0)",
+    "neighbour": "Its neighbours (should stay)",
+    "kept": "What is kept (should stay)",
+}
+
+
+def scores(prompt_scores: Sequence[PromptScore], title: str = "What the pictures show", measure: str = "") -> str:
+    """Bars for each prompt: the share of pictures in which its label is seen, before and after; else how far pictures moved."""
+    judged = any(score.original is not None for score in prompt_scores)
+    rows: list[tuple[str, list[tuple[str, float | None]]]] = []
+    for group, heading in _GROUP_TITLES.items():
+        members = [score for score in prompt_scores if score.group == group and (score.original is not None or not judged)]
+        if not members:
+            continue
+        rows.append((heading if judged else heading.partition(" (")[0], []))
+        for score in members:
+            name = f"{score.prompt} → {score.label}" if judged and score.label else score.prompt
+            values = [("sh-before", score.original), ("sh-after", score.unlearned)] if judged else [("sh-after", score.change)]
+            rows.append((name, values))
+    if judged:
+        meaning = (
+            "Share of the pictures in which the judge, a small classifier, sees what is named after the arrow. The upper bar "
+            "is the original model, the lower one the unlearned."
+        )
+        html = bars(title, meaning, rows, 100.0, "%").replace("</p>", f"</p>{KEY_BEFORE_AFTER}", 1)
+    else:
+        meaning = (
+            "How far the pictures moved at equal seeds: 0 means the same pictures, about 1 other pictures. Large is wanted for "
+            "the concept, small for what is kept. No judge knows what these pictures show."
+        )
+        html = bars(title, meaning, rows, max([1.0, *(score.change for score in prompt_scores)]), "")
+    return html.replace("</p>", f"</p><p>{escape(measure)}</p>", 1) if measure else html
+
+
+def verdict(report: ConceptErasureReport) -> str:
+    """The outcome in words, from the measured means alone, and the run's own warnings."""
+    before, after = report.metrics.get("original", {}), report.metrics.get("unlearned", {})
+    what = ", ".join(report.concepts)
+    points = []
+    for name, words in (
+        ("concept", f"Pictures asked to show “{what}” that do"),
+        ("paraphrases", "The same in other words"),
+        ("neighbours", "Neighbouring prompts that show what they ask for"),
+        ("kept", "Kept prompts that show what they ask for"),
+    ):
+        if name in before and name in after:
+            points.append(f"{words}: {before[name]:.0f} % before, {after[name]:.0f} % after.")
+        elif f"{name} change" in after:
+            points.append(f"{words}: pictures moved by {after[f'{name} change']:.2f} (0: the same, about 1: others).")
+    seconds = report.seconds.get("total") or sum(report.seconds.values())
+    text = note(f"Done in {clock(seconds)}. Erased: {what}.", "done", points)
+    return text + "".join(note(warning, "warning") for warning in report.warnings)
+
+
+def settings_table(settings: Mapping[str, object], seconds: Mapping[str, float], measure: Mapping[str, object]) -> str:
+    """What the run was made with, and how long each stage took."""
+    rows = ""
+    for heading, values in (("Settings", settings), ("Seconds", seconds), ("Measured with", measure)):
+        shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+        if shown:
+            rows += f"<tr><td colspan='2'><b>{heading}</b></td></tr>"
+        rows += "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in shown.items())
+    return f'<div class="sh-scroll"><table class="sh-table"><tbody>{rows}</tbody></table></div>'
+
+
+def attack_table(prompt_scores: Sequence[PromptScore], judged: bool) -> str:
+    """All paraphrases that were tried, the worst first."""
+    rows = ""
+    for score in prompt_scores:
+        seen = f"<td>{score.original:.0f} %</td><td>{score.unlearned:.0f} %</td>" if judged else ""
+        rows += f"<tr><td>{escape(score.prompt)}</td>{seen}<td>{score.change:.2f}</td></tr>"
+    head = "<th>before</th><th>after</th>" if judged else ""
+    return (
+        '<div class="sh-card"><h4>Wordings that were tried</h4><p>The one that brings most of the concept back comes first. '
+        'Change: how far the pictures moved at equal seeds.</p><div class="sh-scroll"><table class="sh-table"><thead><tr>'
+        f"<th>prompt</th>{head}<th>change</th></tr></thead><tbody>{rows}</tbody></table></div></div>"
+    )
