@@ -1,6 +1,8 @@
 """What erasing needs to know of a kind of pipeline: its text, latents, noise and denoiser."""
 
 import copy
+import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +15,13 @@ from .checks import refuse
 from .noise import NoiseProcess
 
 
-# Arguments of a pipeline's call that `sample_latents` sets itself.
+# Arguments of a pipeline's call that `sample_latents` sets itself, and those that change what the denoiser is told in a way
+# that `encode_prompts` and `size_conditioning` would not follow.
 _OWN_ARGUMENTS = ("prompt", "generator", "output_type", "return_dict", "latents", "num_images_per_prompt", "prompt_embeds")
+_UNFOLLOWED_ARGUMENTS = (
+    "prompt_2", "prompt_3", "clip_skip", "max_sequence_length", "clean_caption", "original_size", "target_size",
+    "crops_coords_top_left", "ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs", "joint_attention_kwargs",
+)  # fmt: skip
 
 
 class Family(ABC):
@@ -147,16 +154,27 @@ class Family(ABC):
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed per picture")
-        taken = [name for name in sampling if name in _OWN_ARGUMENTS]
-        if taken:
-            raise ValueError(f"sampling has {taken[0]!r}, which is set for every picture drawn; leave it out")
+        for name in sampling:
+            if name in _OWN_ARGUMENTS:
+                raise ValueError(f"sampling has {name!r}, which is set for every picture drawn; leave it out")
+            if name in _UNFOLLOWED_ARGUMENTS:
+                raise ValueError(f"sampling has {name!r}: only the pipeline's default is supported for it; leave it out")
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with undisturbed(self.pipe, seed=seeds[0]):
-            return self.pipe(prompt=list(prompts), generator=generators, output_type="latent", **sampling).images
+            latents = self.pipe(prompt=list(prompts), generator=generators, output_type="latent", **sampling).images
+        return self._from_pipeline(latents, sampling)
+
+    def _from_pipeline(self, latents: Tensor, sampling: dict[str, Any]) -> Tensor:
+        """The pipeline's latents in the shape that the family works with."""
+        return latents
 
     def size_multiple(self) -> int:
         """Height and width of pictures, in pixels, must be multiples of this."""
         return self.pipe.vae_scale_factor
+
+    def largest_size(self) -> float:
+        """Height and width of pictures, in pixels, may be this at most."""
+        return math.inf
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Any]) -> Tensor:
@@ -173,12 +191,14 @@ class Family(ABC):
             raise ValueError("images is empty; give at least one PIL image")
         sizes = sorted({image.size for image in images})
         multiple = self.size_multiple()
-        wrong = [size for size in sizes if size[0] % multiple or size[1] % multiple]
-        if len(sizes) > 1 or wrong:
-            problem = f"sizes {sizes[0]} and {sizes[1]} differ" if len(sizes) > 1 else f"the size {wrong[0]} does not fit"
+        largest = self.largest_size()
+        unfit = [size for size in sizes if any(side % multiple or side > largest for side in size)]
+        if len(sizes) > 1 or unfit:
+            problem = f"sizes {sizes[0]} and {sizes[1]} differ" if len(sizes) > 1 else f"the size {unfit[0]} does not fit"
+            limit = f" up to {largest}" if largest < math.inf else ""
             raise ValueError(
                 f"images: {problem}; this pipeline takes pictures of one size with width and height that are multiples of "
-                f"{multiple}. Resize them first, for instance with PIL.ImageOps.fit."
+                f"{multiple}{limit}. Resize them first, for instance with PIL.ImageOps.fit."
             )
         vae = self.pipe.vae
         pixels = self.pipe.image_processor.preprocess([image.convert("RGB") for image in images]).to(vae.device)
@@ -204,6 +224,16 @@ class Family(ABC):
 
     # -- for the families' own checks
 
+    def _check_channels(self, channels: int, made_for: str) -> None:
+        """The denoiser must read as many channels as the autoencoder's latents have."""
+        expected = self.pipe.vae.config.latent_channels
+        if channels != expected:
+            self._refuse(
+                f"its {self.denoiser_name} takes {channels} channels where the vae's latents have {expected}: it is made to "
+                f"see a picture or mask beside the noise ({made_for})",
+                "Erase from the text-to-image model it was made from.",
+            )
+
     def _refuse(self, problem: str, way_out: str) -> None:
         refuse(self.pipe, problem, way_out)
 
@@ -211,6 +241,11 @@ class Family(ABC):
         for name in names:
             if getattr(self.pipe, name, None) is None:
                 self._refuse(f"its {name} is missing", f"Load the pipeline with its {name}.")
+
+
+def call_default(pipe: Any, argument: str) -> Any:
+    """The value that the pipeline's call has for an argument left out."""
+    return inspect.signature(type(pipe).__call__).parameters[argument].default
 
 
 @contextmanager
@@ -238,3 +273,8 @@ def to_match(conditioning: dict[str, Tensor], like: Tensor) -> dict[str, Tensor]
         name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
         for name, value in conditioning.items()
     }
+
+
+def clip_limit(tokenizer: Any, text_encoder: nn.Module) -> int:
+    """Tokens that a CLIP text encoder reads beside the start and end of text."""
+    return min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings) - 2

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 from .base import Family
 from .checks import refuse
+from .transformer import FluxFamily, PixArtFamily, StableDiffusion3Family
 from .unet import StableDiffusionFamily, StableDiffusionXLFamily
 
 
@@ -12,6 +13,10 @@ from .unet import StableDiffusionFamily, StableDiffusionXLFamily
 SUPPORTED: dict[str, tuple[str, type[Family]]] = {
     "StableDiffusionPipeline": ("UNet2DConditionModel", StableDiffusionFamily),
     "StableDiffusionXLPipeline": ("UNet2DConditionModel", StableDiffusionXLFamily),
+    "StableDiffusion3Pipeline": ("SD3Transformer2DModel", StableDiffusion3Family),
+    "FluxPipeline": ("FluxTransformer2DModel", FluxFamily),
+    "PixArtAlphaPipeline": ("PixArtTransformer2DModel", PixArtFamily),
+    "PixArtSigmaPipeline": ("PixArtTransformer2DModel", PixArtFamily),
 }
 
 

@@ -18,7 +18,7 @@ class NoiseProcess:
     Variance-preserving processes (DDPM, arXiv:2006.11239) have $a_t = \sqrt{\bar\alpha_t}$, $b_t = \sqrt{1 - \bar\alpha_t}$ and
     whole timesteps. Their target is the noise (`"epsilon"`), $a_t \varepsilon - b_t x_0$ (`"v_prediction"`,
     arXiv:2202.00512, appendix D) or the picture (`"sample"`). A rectified flow (`"flow"`, arXiv:2209.03003; arXiv:2403.03206,
-    section 2) has $a = 1 - \sigma$, $b = \sigma$ and the target $\varepsilon - x_0$; its "timesteps" are the $\sigma$ in (0, 1).
+    section 2) has $a = 1 - \sigma$, $b = \sigma$ and the target $\varepsilon - x_0$; its "timesteps" are $\sigma$ in (0, 1).
 
     Args:
         prediction_type: one of `PREDICTION_TYPES`.
@@ -93,8 +93,8 @@ def diffusion_noise(scheduler: Any) -> NoiseProcess:
         unsupported = f"prediction_type={prediction_type!r}"
     if unsupported:
         raise ValueError(
-            f"the pipeline's scheduler is a {name} that cannot be trained with: {unsupported}. Set the scheduler that the model "
-            "was trained with, for instance pipe.scheduler = DDIMScheduler.from_pretrained(model_id, subfolder='scheduler')."
+            f"the pipeline's scheduler is a {name} that cannot be trained with: {unsupported}. Set the scheduler that the "
+            "model was trained with, as pipe.scheduler = DDIMScheduler.from_pretrained(model_id, subfolder='scheduler')."
         )
     return NoiseProcess(prediction_type, alphas.detach().to("cpu", torch.float32).clone())
 
@@ -106,9 +106,8 @@ def flow_noise(scheduler: Any) -> NoiseProcess:
         ValueError: the scheduler does not sample a flow; the message names it.
     """
     name, config = type(scheduler).__name__, scheduler.config
-    is_flow = (
-        name.startswith("FlowMatch") or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    )
+    by_option = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    is_flow = name.startswith("FlowMatch") or by_option
     if not is_flow or name == "FlowMatchLCMScheduler":
         raise ValueError(
             f"the pipeline's scheduler is a {name}, but its transformer predicts a flow. Set the scheduler that the model was "

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Family, to_match
+from .base import Family, clip_limit, to_match
 from .noise import NoiseProcess, diffusion_noise
 
 
@@ -22,12 +22,7 @@ class StableDiffusionFamily(Family):
     def check(self) -> None:
         self._require_parts(self.parts)
         config, latent_channels = self.denoiser.config, self.pipe.vae.config.latent_channels
-        if config.in_channels != latent_channels:
-            self._refuse(
-                f"its unet takes {config.in_channels} channels where the vae's latents have {latent_channels}: it is made to "
-                "see a picture or mask beside the noise (inpainting, InstructPix2Pix, depth)",
-                "Erase from the text-to-image model it was made from.",
-            )
+        self._check_channels(config.in_channels, "inpainting, InstructPix2Pix, depth")
         if config.out_channels != latent_channels:
             self._refuse(
                 f"its unet returns {config.out_channels} channels where the vae's latents have {latent_channels}",
@@ -46,7 +41,7 @@ class StableDiffusionFamily(Family):
             if config.get(field) != value:
                 self._refuse(
                     f"its unet has {field}={config.get(field)!r}, a condition that erasing could not supply",
-                    f"A {self.name} unet with {field}={value!r} is needed; for a distilled model (LCM), erase from its teacher.",
+                    f"A {self.name} unet has {field}={value!r}. If the model is distilled (LCM), erase from its teacher.",
                 )
         if config.get("attention_type", "default") != "default":
             self._refuse(f"its unet has attention_type={config.attention_type!r} (GLIGEN)", "Erase from the base model.")
@@ -112,8 +107,3 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
 
     def _added_conditions(self, noisy: Tensor, conditioning: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"text_embeds": conditioning["text_embeds"], **self.size_conditioning(len(noisy), noisy)}
-
-
-def clip_limit(tokenizer: Any, text_encoder: nn.Module) -> int:
-    """Tokens that a CLIP text encoder reads beside the start and end of text."""
-    return min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings) - 2
