@@ -54,9 +54,22 @@ START = (
 THEME = gr.themes.Soft(
     primary_hue="teal",
     neutral_hue="slate",
+    radius_size="md",
     # The visitor's own fonts: none is fetched from elsewhere.
     font=["ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
+).set(
+    # White on the theme's own teal is too pale to read.
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
+    checkbox_label_background_fill_selected="*primary_700",
+    checkbox_label_background_fill_selected_dark="*primary_700",
+    checkbox_background_color_selected="*primary_900",
+    block_label_text_color="*primary_800",
+    block_title_text_color="*primary_800",
+    block_title_text_color_dark="*primary_200",
 )
 
 
@@ -98,12 +111,11 @@ def on_erase(
             steps=steps, scope=scope, projection={"on": True, "off": False}.get(projection), images=images, seed=seed,
         ):  # fmt: skip
             if not status.finished:
-                yield {erase_status: render.progress(status), erase_losses: render.losses(status.losses)}
+                yield {erase_status: render.progress(status) + render.losses(status.losses)}
                 continue
             report = status.result.report
             yield {
-                erase_status: render.progress(status) + render.verdict(report),
-                erase_losses: render.losses(status.losses),
+                erase_status: render.progress(status) + render.verdict(report) + render.losses(status.losses),
                 erase_cancel: gr.update(visible=False),
                 erase_samples: gr.update(visible=False),
                 erase_results: gr.update(visible=True),
@@ -114,7 +126,7 @@ def on_erase(
                 erase_report: report.to_dict(),
             }
     except Exception as error:  # every failure ends in a message on the page; explain() logs what is not the visitor's
-        yield {erase_status: failure(error), erase_cancel: gr.update(visible=False), erase_losses: ""}
+        yield {erase_status: failure(error), erase_cancel: gr.update(visible=False)}
 
 
 def failure(error: BaseException) -> str:
@@ -278,10 +290,8 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                         erase_cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="erase-cancel")
                 with gr.Column(scale=3, min_width=300):
                     erase_status = gr.HTML(render.note(START), elem_id="erase-status")
-                    erase_losses = gr.HTML(elem_id="erase-losses")
                     erase_samples = gr.Image(
-                        SHIPPED_FOLDER / "samples.png", label="What the shipped model draws", interactive=False,
-                        elem_id="erase-samples", buttons=[],
+                        SHIPPED_FOLDER / "samples.png", show_label=False, interactive=False, buttons=[], elem_id="erase-samples"
                     )  # fmt: skip
             with gr.Column(visible=False, elem_id="erase-results") as erase_results:
                 gr.Markdown("### Asked for the concept, at the same seeds")
@@ -363,7 +373,7 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
         model, hub_id, concept, anchor, keep, recipe, trim_ratio, forget_weight, steps, scope, projection, images, seed,
     ]  # fmt: skip
     erase_outputs = [
-        erase_status, erase_losses, erase_cancel, erase_samples, erase_results, concept_before, concept_after, kept_before,
+        erase_status, erase_cancel, erase_samples, erase_results, concept_before, concept_after, kept_before,
         kept_after, erase_scores, erase_cut, erase_settings, erase_report,
     ]  # fmt: skip
     gr.on(
