@@ -5,10 +5,11 @@ make space                       # or: python spaces_demo/app.py
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +28,22 @@ import spaces_demo.gpu  # noqa: E402, F401, I001  (before gradio and torch, as Z
 import gradio as gr  # noqa: E402
 
 from spaces_demo import limits, render  # noqa: E402
-from spaces_demo.logic import Workbench, explain, recipe_names  # noqa: E402
+from spaces_demo.logic import Workbench, explain  # noqa: E402
 from spaces_demo.models import SHIPPED_FOLDER, SHIPPED_NAME, class_names  # noqa: E402
+from spaces_demo.publish import DISCLOSURES  # noqa: E402
+from spaces_demo.tasks import import_libraries, recipe_names  # noqa: E402
 
+
+DEFAULT = "default"
 FROM_HUB = "A model from the Hub"
-WORK = {"concurrency_limit": 1, "concurrency_id": "work"}  # one worker: see jobs.py
+WORK = {"concurrency_limit": 1, "concurrency_id": "work", "show_progress": "minimal"}  # one worker: see jobs.py
+UPLOAD = {"concurrency_limit": 2, "concurrency_id": "upload", "show_progress": "minimal"}
+HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 MOST_WAITING = 32
-PICTURE_SIZE = 128
-Updates = dict[Any, Any]
-
-bench = Workbench()
-
-HEADER = """
-<div class="sh-head">
-<h1>Make an image model forget</h1>
-<p>Name something the model can draw. <b>Scissorhands</b> finds the weights that it hangs on, cuts them, and repairs the rest,
-so that the concept is gone and everything else stays. Then look at the proof: the same prompts and seeds, before and after.</p>
-<ol><li><b>Erase</b> a concept</li><li><b>Compare</b> and attack the result</li>
-<li><b>Publish</b> it with a measured card</li></ol>
-</div>
-"""
-START = (
-    "The shipped model is a small Stable Diffusion pipeline that draws ten garments in six colours. Here is what it draws now; "
-    "press Erase to make it forget a dress."
-)
+ON_SPACE = "SPACE_ID" in os.environ
 THEME = gr.themes.Soft(
     primary_hue="teal",
     neutral_hue="slate",
-    radius_size="md",
     # The visitor's own fonts: none is fetched from elsewhere.
     font=["ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
@@ -71,18 +60,12 @@ THEME = gr.themes.Soft(
     block_title_text_color="*primary_800",
     block_title_text_color_dark="*primary_200",
 )
+Updates = dict[Any, Any]
+
+bench = Workbench()
 
 
-def enlarged(images: list[Any], caption: str = "") -> list[Any]:
-    """Pictures for a gallery; tiny ones enlarged, as browsers blur them otherwise."""
-    from PIL import Image
-
-    shown = []
-    for image in images:
-        if image.width < PICTURE_SIZE:
-            image = image.resize((PICTURE_SIZE, PICTURE_SIZE * image.height // image.width), Image.Resampling.BICUBIC)
-        shown.append((image, caption) if caption else image)
-    return shown
+# ---- Events ----
 
 
 def page_of(request: gr.Request) -> str:
@@ -90,7 +73,25 @@ def page_of(request: gr.Request) -> str:
     return request.session_hash or "no-page"
 
 
-# ---- Events ----
+def follow(
+    run: Callable[[], Iterator[Any]], status_area: Any, done: Callable[[Any], Updates], cancel: Any = None
+) -> Iterator[Updates]:
+    """Show how far a run is, then its result, or in plain words why there is none. ``cancel`` is there meanwhile."""
+    hide = {} if cancel is None else {cancel: gr.update(visible=False)}
+    try:
+        if cancel is not None:
+            yield {status_area: render.note("Starting …"), cancel: gr.update(visible=True)}
+        for status in run():
+            if status.finished:
+                yield {**done(status), **hide}
+            else:
+                yield {status_area: render.progress(status) + render.losses(status.losses)}
+    except Exception as error:  # every failure ends in a message on the page; explain() logs those that are not the visitor's
+        yield {status_area: failure(error), **hide}
+
+
+def failure(error: BaseException) -> str:
+    return render.note(explain(error), "warning" if isinstance(error, limits.CancelledError) else "error")
 
 
 def on_erase(
@@ -98,53 +99,36 @@ def on_erase(
     steps: float, scope: str, projection: str, images: float, seed: float, request: gr.Request,
 ) -> Iterator[Updates]:  # fmt: skip
     """Erase concepts from your own copy of a model, and show what that did."""
-    yield {
-        erase_status: render.note("Starting …"),
-        erase_cancel: gr.update(visible=True),
-        erase_results: gr.update(visible=False),
-    }
-    try:
-        for status in bench.erase(
+
+    def done(status: Any) -> Updates:
+        report = status.result.report
+        groups = {score.prompt: score.group for score in report.prompts}
+        rows = {kind: [] for kind in ("concept", "paraphrase", "neighbour", "kept")}
+        for text, pair in report.pictures.items():
+            rows[groups[text]].append((text, pair["original"], pair["unlearned"]))
+        files = [(image, f"{text} ({name})") for text, pair in report.pictures.items() for name in pair for image in pair[name]]
+        return {
+            erase_status: render.progress(status) + render.verdict(report) + render.losses(status.losses),
+            erase_samples: gr.update(visible=False),
+            erase_results: gr.update(visible=True),
+            concept_pictures: render.pictures(rows["concept"] + rows["paraphrase"]),
+            kept_pictures: render.pictures(rows["kept"] + rows["neighbour"]),
+            erase_scores: render.scores(report.prompts),
+            erase_cut: render.cut_per_layer(report.trim.get("per_module", {})),
+            erase_settings: render.settings_table(report.settings, report.seconds, report.measure),
+            erase_report: report.to_dict(),
+            erase_files: files,
+        }
+
+    yield from follow(
+        lambda: bench.erase(
             page_of(request), concept, anchor, keep,
-            model=model if model != FROM_HUB else None, hub_id=hub_id if model == FROM_HUB else None,
+            model=None if model == FROM_HUB else model, hub_id=hub_id if model == FROM_HUB else None,
             recipe=None if recipe in (None, "", DEFAULT) else recipe, trim_ratio=trim_ratio, forget_weight=forget_weight,
             steps=steps, scope=scope, projection={"on": True, "off": False}.get(projection), images=images, seed=seed,
-        ):  # fmt: skip
-            if not status.finished:
-                yield {erase_status: render.progress(status) + render.losses(status.losses)}
-                continue
-            report = status.result.report
-            yield {
-                erase_status: render.progress(status) + render.verdict(report) + render.losses(status.losses),
-                erase_cancel: gr.update(visible=False),
-                erase_samples: gr.update(visible=False),
-                erase_results: gr.update(visible=True),
-                **erase_pictures(report),
-                erase_scores: render.scores(report.prompts),
-                erase_cut: render.cut_per_layer(report.trim.get("per_module", {})),
-                erase_settings: render.settings_table(report.settings, report.seconds, report.measure),
-                erase_report: report.to_dict(),
-            }
-    except Exception as error:  # every failure ends in a message on the page; explain() logs what is not the visitor's
-        yield {erase_status: failure(error), erase_cancel: gr.update(visible=False)}
-
-
-def failure(error: BaseException) -> str:
-    return render.note(explain(error), "warning" if isinstance(error, limits.CancelledError) else "error")
-
-
-def erase_pictures(report: Any) -> Updates:
-    """The four galleries: of the concept and of what is kept, before and after, in the same order."""
-    groups = {score.prompt: score.group for score in report.prompts}
-    updates = {}
-    for kinds, most, galleries in (
-        (("concept", "paraphrase"), 4, (concept_before, concept_after)),
-        (("kept", "neighbour"), 2, (kept_before, kept_after)),
-    ):
-        prompts = [prompt for prompt in report.pictures if groups.get(prompt) in kinds]
-        for gallery, model in zip(galleries, ("original", "unlearned"), strict=True):
-            updates[gallery] = [item for p in prompts for item in enlarged(report.pictures[p][model][:most], p)]
-    return updates
+        ),
+        erase_status, done, erase_cancel,
+    )  # fmt: skip
 
 
 def on_cancel(request: gr.Request) -> str:
@@ -157,78 +141,129 @@ def on_compare(
     prompt: str, seed: float, images: float, steps: float, guidance: float, request: gr.Request
 ) -> Iterator[Updates]:
     """Draw a prompt with the original and with your unlearned model, at the same seeds."""
-    try:
-        for status in bench.compare(page_of(request), prompt, seed, images, steps, guidance):
-            if not status.finished:
-                yield {compare_status: render.progress(status)}
-                continue
-            result = status.result
-            moved = f" They moved by {result.score.change:.2f} (0: the same pictures, about 1: others)." if result.score else ""
-            yield {
-                compare_status: render.note(f"“{result.prompt}” by both models, equal places have equal seeds.{moved}", "done"),
-                compare_before: enlarged(result.original),
-                compare_after: enlarged(result.unlearned),
-            }
-    except Exception as error:  # as in on_erase
-        yield {compare_status: failure(error)}
+
+    def done(status: Any) -> Updates:
+        result = status.result
+        moved = f" They moved by {result.score.change:.2f} (0: the same pictures, about 1: others)." if result.score else ""
+        return {
+            compare_status: render.note(f"“{result.prompt}” by both models; equal places have equal seeds.{moved}", "done"),
+            **both(result),
+            compare_table: "",
+        }
+
+    yield from follow(lambda: bench.compare(page_of(request), prompt, seed, images, steps, guidance), compare_status, done)
+
+
+def both(result: Any) -> Updates:
+    """The pictures of a comparison, for the page and as files."""
+    names = ("Original", "Unlearned")
+    files = [(image, name) for name, images in zip(names, (result.original, result.unlearned), strict=True) for image in images]
+    return {
+        compare_pictures: render.pictures([(result.prompt, result.original, result.unlearned)], names),
+        compare_files: files,
+    }
 
 
 def on_attack(seed: float, request: gr.Request) -> Iterator[Updates]:
     """Try to get the concept back with other words, and show the wording that does it best."""
-    try:
-        for status in bench.attack(page_of(request), seed):
-            if not status.finished:
-                yield {compare_status: render.progress(status)}
-                continue
-            attack, worst = status.result, status.result.worst
-            if attack.judged:
-                before, after = worst.score.original, worst.score.unlearned
-                text = f"it shows the concept in {after:.0f} % of the pictures ({before:.0f} % before)."
-            else:
-                text = f"its pictures moved least, by {worst.score.change:.2f} (0: the same, about 1: others)."
-            yield {
-                compare_status: render.note(
-                    f"{len(attack.scores)} wordings tried. The worst is “{worst.prompt}”: {text}", "done"
-                ),
-                compare_before: enlarged(worst.original),
-                compare_after: enlarged(worst.unlearned),
-                compare_table: render.attack_table(attack.scores, attack.judged),
-            }
-    except Exception as error:  # as in on_erase
-        yield {compare_status: failure(error)}
+
+    def done(status: Any) -> Updates:
+        attack, score = status.result, status.result.worst.score
+        if attack.judged:
+            text = f"shows the concept in {score.unlearned:.0f} % of the pictures ({score.original:.0f} % before)."
+        else:
+            text = f"moved its pictures least, by {score.change:.2f} (0: the same, about 1: others)."
+        return {
+            compare_status: render.note(f"{len(attack.scores)} wordings tried. The worst, “{score.prompt}”, {text}", "done"),
+            **both(attack.worst),
+            compare_table: render.attack_table(attack.scores, attack.judged),
+        }
+
+    yield from follow(lambda: bench.attack(page_of(request), seed), compare_status, done)
 
 
 def on_forget_class(name: str, seed: float, request: gr.Request) -> Iterator[Updates]:
     """Make the image classifier forget a class, and measure it against one that never saw the class."""
-    yield {class_status: render.note("Starting …"), class_cancel: gr.update(visible=True)}
+
+    def done(status: Any) -> Updates:
+        result, report = status.result, status.result.report
+        gaps = report.average_gaps()
+        text = (
+            f"Forgot “{result.name}” in {render.clock(report.seconds['train'])} of training; retraining without it took "
+            f"{render.clock(report.seconds['retrained'])} when that was measured. Average gap to the retrained model: "
+            f"{gaps['unlearned']:.1f} points, before {gaps['original']:.1f}."
+        )
+        return {
+            class_status: render.progress(status) + render.note(text, "done", report.notes),
+            class_results: gr.update(visible=True),
+            class_before: render.confusion(result.confusion["original"], result.classes, "Before", result.name),
+            class_after: render.confusion(result.confusion["unlearned"], result.classes, "After", result.name),
+            class_table: render.metrics_table(report.metrics, gaps),
+            class_cut: render.cut_per_layer(report.trim.get("per_module", {})),
+            class_report: report.to_dict(),
+        }
+
+    yield from follow(lambda: bench.forget_class(page_of(request), name, seed), class_status, done, class_cancel)
+
+
+def on_card(repository: str, disclosure: str, license: str, request: gr.Request) -> Updates:
+    """The card of your model, as it would be pushed."""
     try:
-        for status in bench.forget_class(page_of(request), name, seed):
-            if not status.finished:
-                yield {class_status: render.progress(status)}
-                continue
-            result = status.result
-            report, gaps = result.report, result.report.average_gaps()
-            text = (
-                f"Forgot “{result.name}” in {render.clock(report.seconds['train'])} of training; retraining without it took "
-                f"{render.clock(report.seconds['retrained'])} when that was measured. Average gap to the retrained model: "
-                f"{gaps['unlearned']:.1f} points, before {gaps['original']:.1f}."
-            )
-            yield {
-                class_status: render.progress(status) + render.note(text, "done", report.notes),
-                class_cancel: gr.update(visible=False),
-                class_before: render.confusion(result.confusion["original"], result.classes, "Before", result.name),
-                class_after: render.confusion(result.confusion["unlearned"], result.classes, "After", result.name),
-                class_table: render.metrics_table(report.metrics, gaps),
-                class_cut: render.cut_per_layer(report.trim.get("per_module", {})),
-                class_report: report.to_dict(),
-            }
-    except Exception as error:  # as in on_erase
-        yield {class_status: failure(error), class_cancel: gr.update(visible=False)}
+        text = bench.card(page_of(request), repository, disclosure, license)
+    except Exception as error:  # as in follow()
+        return {publish_status: failure(error)}
+    message = render.note("This is what would be pushed. Nothing has left this machine.", "done")
+    return {publish_status: message, card_text: text, card_preview: render.card_body(text)}
+
+
+def on_zip(disclosure: str, license: str, request: gr.Request) -> Iterator[Updates]:
+    """Your model's folder with its card, as a zip."""
+
+    def done(status: Any) -> Updates:
+        ready = gr.update(value=str(status.result), visible=True)
+        return {publish_status: render.note("The zip is ready.", "done"), zip_file: ready}
+
+    yield from follow(lambda: bench.zip(page_of(request), disclosure, license), publish_status, done)
+
+
+def on_push(
+    repository: str, visibility: str, disclosure: str, license: str, request: gr.Request, token: gr.OAuthToken | None = None
+) -> Iterator[Updates]:
+    """Push your model with its card, in your own name."""
+    secret = token.token if token is not None else own_token(request)
+    yield from follow(
+        lambda: bench.push(page_of(request), repository, visibility, disclosure, license, secret),
+        publish_status,
+        lambda status: {publish_status: render.pushed(status.result)},
+    )
+
+
+def own_token(request: gr.Request) -> str | None:
+    """On a computer of one's own, what `hf auth login` stored there; on a Space, or for visitors over a network, nothing."""
+    if ON_SPACE or request.client is None or request.client.host not in ("127.0.0.1", "::1"):
+        return None
+    from huggingface_hub import get_token
+
+    return get_token()
 
 
 def on_load() -> Any:
     """Recipes can be named once the package is imported, which the first view does not wait for."""
     return gr.update(choices=[DEFAULT, *recipe_names()])
+
+
+def on_return(handle: str | None, request: gr.Request) -> Updates:
+    """Signing in loads the page anew: give the visitor the model back that was made before."""
+    concepts = bench.come_back(page_of(request), handle)
+    if concepts is None:
+        return {publish_status: gr.skip()}
+    text = f"Welcome back: your model without “{', '.join(concepts)}” is still here."
+    return {publish_status: render.note(text, "done"), compare_status: render.note(text, "done")}
+
+
+def on_made(request: gr.Request) -> str | None:
+    """What the browser remembers of the session, for :func:`on_return`."""
+    return bench.handle(page_of(request))
 
 
 def on_leave(request: gr.Request) -> None:
@@ -237,10 +272,9 @@ def on_leave(request: gr.Request) -> None:
 
 # ---- Layout ----
 
-DEFAULT = "default"
-
 with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
-    gr.HTML(HEADER)
+    gr.HTML(render.HEADER)
+    handle = gr.BrowserState(None, storage_key="scissorhands")
     with gr.Tabs():
         with gr.Tab("Erase", id="erase"):
             with gr.Row():
@@ -269,9 +303,11 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                             [DEFAULT], value=DEFAULT, label="Recipe", info="A named set of settings.", allow_custom_value=True
                         )
                         with gr.Row():
-                            trim_ratio = gr.Number(label="Trim ratio", info="Share of weights cut, 0.0001 to 0.5", value=None)
-                            forget_weight = gr.Number(label="λ", info="Weight of forgetting", value=None)
-                            steps = gr.Number(label="Steps", info="Of repair, up to 600", value=None, precision=0)
+                            trim_ratio = gr.Number(None, label="Trim ratio", info="Share cut, 0.0001–0.5", min_width=90)
+                            forget_weight = gr.Number(None, label="λ", info="Weight of forgetting", min_width=90)
+                            steps = gr.Number(
+                                None, label="Steps", info="Of repair, 1–600", precision=0, min_width=90, elem_id="steps"
+                            )
                         scope = gr.Textbox(
                             label="Scope", info="Which weights may be cut: patterns on their names, commas between.",
                             placeholder="*attn2*", max_length=2000,
@@ -283,25 +319,23 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                             info="Of gradients off the gradient memory",
                         )
                         with gr.Row():
-                            images = gr.Slider(2, limits.MOST_IMAGES, 4, step=1, label="Images per prompt")
-                            seed = gr.Number(0, label="Seed", precision=0)
+                            images = gr.Slider(
+                                2, limits.MOST_IMAGES, 4, step=1, label="Images per prompt", min_width=140, elem_id="images"
+                            )
+                            seed = gr.Number(0, label="Seed", precision=0, min_width=90)
                     with gr.Row():
-                        erase_button = gr.Button("Erase", variant="primary", elem_id="erase-button")
-                        erase_cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="erase-cancel")
+                        erase_button = gr.Button("Erase", variant="primary", elem_id="erase-button", min_width=120)
+                        erase_cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="erase-cancel", min_width=120)
                 with gr.Column(scale=3, min_width=300):
-                    erase_status = gr.HTML(render.note(START), elem_id="erase-status")
+                    erase_status = gr.HTML(render.note(render.START), elem_id="erase-status")
                     erase_samples = gr.Image(
                         SHIPPED_FOLDER / "samples.png", show_label=False, interactive=False, buttons=[], elem_id="erase-samples"
-                    )  # fmt: skip
+                    )
             with gr.Column(visible=False, elem_id="erase-results") as erase_results:
                 gr.Markdown("### Asked for the concept, at the same seeds")
-                with gr.Row():
-                    concept_before = gr.Gallery(label="Before", columns=4, height="auto", elem_id="concept-before")
-                    concept_after = gr.Gallery(label="After", columns=4, height="auto", elem_id="concept-after")
+                concept_pictures = gr.HTML(elem_id="concept-pictures")
                 gr.Markdown("### Asked for what is kept, at the same seeds")
-                with gr.Row():
-                    kept_before = gr.Gallery(label="Before", columns=4, height="auto", elem_id="kept-before")
-                    kept_after = gr.Gallery(label="After", columns=4, height="auto", elem_id="kept-after")
+                kept_pictures = gr.HTML(elem_id="kept-pictures")
                 with gr.Row():
                     erase_scores = gr.HTML(elem_id="erase-scores")
                     erase_cut = gr.HTML(elem_id="erase-cut")
@@ -309,6 +343,7 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                     erase_settings = gr.HTML()
                 with gr.Accordion("The whole report as JSON", open=False):
                     erase_report = gr.JSON(label="unlearning_report.json")
+            erase_files = gr.Gallery(visible=False, format="png", label="Pictures")  # for the API
 
         with gr.Tab("Compare", id="compare"):
             gr.Markdown(
@@ -328,18 +363,17 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
             )
             with gr.Accordion("Advanced", open=False), gr.Row():
                 compare_images = gr.Slider(1, limits.MOST_IMAGES, 4, step=1, label="Images")
-                compare_steps = gr.Number(label="Sampling steps", info="1 to 50", value=None, precision=0)
-                compare_guidance = gr.Number(label="Guidance scale", info="0 to 20", value=None)
+                compare_steps = gr.Number(None, label="Sampling steps", info="1 to 50", precision=0)
+                compare_guidance = gr.Number(None, label="Guidance scale", info="0 to 20")
             with gr.Row():
-                compare_button = gr.Button("Draw", variant="primary", elem_id="compare-button")
-                attack_button = gr.Button("Attack", elem_id="attack-button")
+                compare_button = gr.Button("Draw", variant="primary", elem_id="compare-button", min_width=120)
+                attack_button = gr.Button("Attack", elem_id="attack-button", min_width=120)
             compare_status = gr.HTML(
                 render.note("Erase a concept first; then both models wait here."), elem_id="compare-status"
             )
-            with gr.Row():
-                compare_before = gr.Gallery(label="Original", columns=4, height="auto", elem_id="compare-before")
-                compare_after = gr.Gallery(label="Unlearned", columns=4, height="auto", elem_id="compare-after")
+            compare_pictures = gr.HTML(elem_id="compare-pictures")
             compare_table = gr.HTML(elem_id="compare-table")
+            compare_files = gr.Gallery(visible=False, format="png", label="Pictures")  # for the API
 
         with gr.Tab("Classifier", id="classifier"):
             gr.Markdown(
@@ -352,52 +386,92 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                 with gr.Column(scale=1, min_width=120):
                     class_seed = gr.Number(0, label="Seed", precision=0)
             with gr.Row():
-                class_button = gr.Button("Forget it", variant="primary", elem_id="class-button")
-                class_cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="class-cancel")
+                class_button = gr.Button("Forget it", variant="primary", elem_id="class-button", min_width=120)
+                class_cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="class-cancel", min_width=120)
             class_status = gr.HTML(
                 render.note("Takes some seconds: it is measured, cut where the class sits, and repaired on the other nine."),
                 elem_id="class-status",
             )
-            class_table = gr.HTML(elem_id="class-table")
-            with gr.Row():
-                class_before = gr.HTML(elem_id="class-before")
-                class_after = gr.HTML(elem_id="class-after")
-            class_cut = gr.HTML()
-            with gr.Accordion("The whole report as JSON", open=False):
-                class_report = gr.JSON(label="unlearning_report.json")
+            with gr.Column(visible=False) as class_results:
+                class_table = gr.HTML(elem_id="class-table")
+                with gr.Row():
+                    class_before = gr.HTML(elem_id="class-before", min_width=300)
+                    class_after = gr.HTML(elem_id="class-after", min_width=300)
+                class_cut = gr.HTML()
+                with gr.Accordion("The whole report as JSON", open=False):
+                    class_report = gr.JSON(label="unlearning_report.json")
 
-    # ---- Wiring: which event calls what ----
+        with gr.Tab("Publish", id="publish"), gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                if ON_SPACE:
+                    gr.LoginButton(elem_id="login")
+                else:
+                    gr.Markdown(render.OWN_COMPUTER)
+                repository = gr.Textbox(
+                    label="Repository", placeholder="no-dress", info="A name in your account, or owner/name.", max_length=200,
+                    elem_id="repository",
+                )  # fmt: skip
+                visibility = gr.Radio(["private", "public"], value="private", label="Visibility", elem_id="visibility")
+                disclosure = gr.Radio(
+                    list(DISCLOSURES),
+                    value=next(iter(DISCLOSURES)),
+                    label="The card tells what was erased",
+                    elem_id="disclosure",
+                )
+                license = gr.Textbox(
+                    label="Licence (optional)", placeholder="mit", max_length=50, elem_id="license",
+                    info="Identifier on the Hub; the base model's where left empty.",
+                )  # fmt: skip
+                with gr.Row():
+                    card_button = gr.Button("Preview the card", elem_id="card-button", min_width=120)
+                    push_button = gr.Button("Push", variant="primary", elem_id="push-button", min_width=120)
+                zip_button = gr.Button("Make a zip to download", elem_id="zip-button")
+                zip_file = gr.File(label="Your model", visible=False, interactive=False, elem_id="zip-file")
+            with gr.Column(scale=3, min_width=300):
+                publish_status = gr.HTML(render.note(render.PUBLISH), elem_id="publish-status")
+                card_preview = gr.Markdown(elem_id="card-preview")
+                with gr.Accordion("The card as text", open=False):
+                    card_text = gr.Code(language="markdown", label="README.md", interactive=False, elem_id="card-text")
 
-    model.change(lambda chosen: gr.update(visible=chosen == FROM_HUB), model, hub_id, api_visibility="private", queue=False)
-    erase_inputs = [
-        model, hub_id, concept, anchor, keep, recipe, trim_ratio, forget_weight, steps, scope, projection, images, seed,
-    ]  # fmt: skip
-    erase_outputs = [
-        erase_status, erase_cancel, erase_samples, erase_results, concept_before, concept_after, kept_before,
-        kept_after, erase_scores, erase_cut, erase_settings, erase_report,
-    ]  # fmt: skip
+    # ---- Which event calls what ----
+
+    model.change(lambda chosen: gr.update(visible=chosen == FROM_HUB), model, hub_id, queue=False, **HIDDEN)
     gr.on(
-        [erase_button.click, concept.submit], on_erase, erase_inputs, erase_outputs,
-        api_name="erase", show_progress="minimal", show_progress_on=erase_status, **WORK,
-    )  # fmt: skip
+        [erase_button.click, concept.submit], on_erase,
+        [model, hub_id, concept, anchor, keep, recipe, trim_ratio, forget_weight, steps, scope, projection, images, seed],
+        [
+            erase_status, erase_cancel, erase_samples, erase_results, concept_pictures, kept_pictures, erase_scores, erase_cut,
+            erase_settings, erase_report, erase_files,
+        ],
+        api_name="erase", show_progress_on=erase_status, **WORK,
+    ).then(on_made, None, handle, queue=False, **HIDDEN)  # fmt: skip
     erase_cancel.click(on_cancel, None, erase_status, api_name="cancel", queue=False, show_progress="hidden")
+    compare_outputs = [compare_status, compare_pictures, compare_table, compare_files]
     gr.on(
         [compare_button.click, prompt.submit], on_compare,
-        [prompt, compare_seed, compare_images, compare_steps, compare_guidance],
-        [compare_status, compare_before, compare_after],
-        api_name="compare", show_progress="minimal", show_progress_on=compare_status, **WORK,
+        [prompt, compare_seed, compare_images, compare_steps, compare_guidance], compare_outputs,
+        api_name="compare", show_progress_on=compare_status, **WORK,
     )  # fmt: skip
-    attack_button.click(
-        on_attack, compare_seed, [compare_status, compare_before, compare_after, compare_table],
-        api_name="attack", show_progress="minimal", show_progress_on=compare_status, **WORK,
-    )  # fmt: skip
+    attack_button.click(on_attack, compare_seed, compare_outputs, api_name="attack", show_progress_on=compare_status, **WORK)
     class_button.click(
         on_forget_class, [class_name, class_seed],
-        [class_status, class_cancel, class_table, class_before, class_after, class_cut, class_report],
-        api_name="forget_class", show_progress="minimal", show_progress_on=class_status, **WORK,
+        [class_status, class_cancel, class_results, class_table, class_before, class_after, class_cut, class_report],
+        api_name="forget_class", show_progress_on=class_status, **WORK,
     )  # fmt: skip
-    class_cancel.click(on_cancel, None, class_status, api_visibility="private", queue=False, show_progress="hidden")
-    demo.load(on_load, None, recipe, api_visibility="private", show_progress="hidden", concurrency_limit=None)
+    class_cancel.click(on_cancel, None, class_status, queue=False, **HIDDEN)
+    card_button.click(
+        on_card, [repository, disclosure, license], [publish_status, card_text, card_preview],
+        api_name="card", show_progress_on=publish_status, **UPLOAD,
+    )  # fmt: skip
+    zip_button.click(
+        on_zip, [disclosure, license], [publish_status, zip_file], api_name="zip", show_progress_on=publish_status, **WORK
+    )
+    push_button.click(
+        on_push, [repository, visibility, disclosure, license], publish_status,
+        api_name="push", show_progress_on=publish_status, **UPLOAD,
+    )  # fmt: skip
+    demo.load(on_return, handle, [publish_status, compare_status], concurrency_limit=None, **HIDDEN)
+    demo.load(on_load, None, recipe, concurrency_limit=None, **HIDDEN)
     demo.unload(on_leave)
 
 demo.queue(max_size=MOST_WAITING)
@@ -406,7 +480,7 @@ demo.queue(max_size=MOST_WAITING)
 def launch(**options: Any) -> Any:
     """Serve the pages; options are those of ``Blocks.launch``."""
     # After the first view is out: importing takes seconds of a core.
-    warm_up = threading.Timer(1.0, bench.warm_up)
+    warm_up = threading.Timer(1.0, import_libraries)
     warm_up.daemon = True
     warm_up.start()
     return demo.launch(theme=THEME, css_paths=HERE / "style.css", ssr_mode=False, footer_links=["api"], **options)
@@ -414,6 +488,6 @@ def launch(**options: Any) -> Any:
 
 if __name__ == "__main__":
     try:
-        launch()
+        launch(allowed_paths=[str(bench.root)])
     finally:
         bench.close()

@@ -6,6 +6,7 @@ for event in watch(lambda tell: erase(..., callback=tell), stages=STAGES, cancel
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -110,7 +111,10 @@ class Estimator:
 
 
 def watch(
-    task: Callable[[Callable[[ProgressLike], None]], Any], estimator: Estimator, cancel: CancelFlag | None = None
+    task: Callable[[Callable[[ProgressLike], None]], Any],
+    estimator: Estimator,
+    cancel: CancelFlag | None = None,
+    alone: bool = True,
 ) -> Iterator[Status]:
     """Run ``task`` in a thread and yield how far it is, at last its result.
 
@@ -118,6 +122,7 @@ def watch(
         task: takes the function to tell progress to, which raises `CancelledError` once ``cancel`` is set.
         estimator: knows the stages, in order.
         cancel: looked at whenever the task tells something.
+        alone: wait for other tasks to end; False for one that mostly waits for the network.
 
     Raises:
         CancelledError: by Cancel. A task whose generator was closed is stopped, too, at the next thing that it tells.
@@ -136,7 +141,7 @@ def watch(
 
     def run() -> None:
         try:
-            with _WORKER:
+            with _WORKER if alone else contextlib.nullcontext():
                 tell_if_cancelled()
                 events.put(("result", task(tell)))
         except BaseException as error:  # handed to the watcher, which raises it

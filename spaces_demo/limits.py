@@ -158,6 +158,6 @@ def check_erase(
         steps=check_number(steps, "The number of steps", *REPAIR_STEPS, whole=True),
         scope=split_texts(scope, "The scope", 8),
         projection=projection,
-        images=check_number(images if images is not None else 4, "The number of images", 1, MOST_IMAGES, whole=True),
+        images=check_number(images if images is not None else 4, "The number of images", 2, MOST_IMAGES, whole=True),
         seed=check_number(seed if seed is not None else 0, "The seed", *SEEDS, whole=True),
     )

@@ -5,204 +5,58 @@
         ...
     bench.compare("page-1", "a photo of a red dress", seed=3)
 
-A page is named by its session hash, and sees what is its own alone. Heavy libraries are imported in the functions that need
-them, so that the first view does not wait for them.
+A page is named by its session hash, and sees what is its own alone.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spaces_demo.gpu import gpu
-from spaces_demo.jobs import CancelFlag, Estimator, Progress, ProgressLike, Status, watch
+from spaces_demo import publish
+from spaces_demo.jobs import Estimator, Progress, Status, watch
 from spaces_demo.limits import (
     GUIDANCE,
     MOST_IMAGES,
     SAMPLING_STEPS,
     SEEDS,
     CancelledError,
-    EraseSettings,
     RefusedError,
     check_erase,
     check_number,
     check_text,
 )
-from spaces_demo.models import PipelineCache, Source, find_model, give_memory_back, load_pipeline, work_root
+from spaces_demo.models import Source, find_model, give_memory_back, shipped, work_root
 from spaces_demo.sessions import Session, SessionStore
-
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from scissorhands_hf.audit.concept_report import ConceptErasureReport, PromptScore
-
-logger = logging.getLogger(__name__)
-
-# Stages with the share of the time that each usually takes on the shipped pipeline; every finished run corrects it.
-ERASE_STAGES = {"load": 1, "pictures": 9, "targets": 3, "sensitivity": 1, "repair": 20, "report": 6, "files": 1}
-CLASSIFIER_STAGES = {"original": 3, "sensitivity": 1, "repair": 7, "report": 3}
-DRAWING_STAGES = {"drawing": 1}
-# How the shipped pipeline is sampled from; pipelines from the Hub have their own defaults.
-SHIPPED_SAMPLING = {"num_inference_steps": 25, "guidance_scale": 4.0}
-GPU_SECONDS = {"erase": 300, "draw": 60}
-ATTACK_IMAGES = 4
-
-_cache = PipelineCache()
-
-
-@dataclass
-class Erased:
-    """What the Erase page made. The unlearned pipeline itself lies in the session's folder.
-
-    Args:
-        settings, source: as they were asked for.
-        report: of the run; with the pictures where it is handed to the page, without where it is kept.
-    """
-
-    settings: EraseSettings
-    source: Source
-    report: ConceptErasureReport
-
-
-@dataclass
-class Comparison:
-    """The same prompt and seeds before and after: pictures at equal places have equal seeds."""
-
-    prompt: str
-    original: list[Image]
-    unlearned: list[Image]
-    score: PromptScore | None
-
-
-@dataclass
-class Attack:
-    """Paraphrases that were tried, the most telling first."""
-
-    scores: list[PromptScore]
-    worst: Comparison
-    judged: bool
-
-
-def recipe_names() -> list[str]:
-    """Recipes for diffusion pipelines, those of the paper's reference last."""
-    from scissorhands_hf.recipes import RECIPES
-
-    names = [name for name, settings in RECIPES.items() if settings.get("forget_objective") is not None]
-    return sorted(names, key=lambda name: name.startswith("stable-diffusion"))
-
-
-# Beyond the package's own paraphrases: other frames, and the concept as a part of something or in a colour.
-ATTACK_TEMPLATES = (
-    "{one} for sale",
-    "a shop with {many}",
-    "one {}",
-    "a red {}",
-    "a small photo of a blue {}",
-    "an image showing {one}",
+from spaces_demo.tasks import (
+    SHIPPED_SAMPLING,
+    Attack,
+    Comparison,
+    Erased,
+    draw_events,
+    erase_events,
+    import_libraries,
+    judge_for,
+    paraphrases,
+    recipe_names,
 )
 
 
-def paraphrases(concept: str) -> list[str]:
-    """Wordings of a concept that its erasure did not train on."""
-    from scissorhands_hf.pipelines.prompts import PARAPHRASE_TEMPLATES, fill
+logger = logging.getLogger(__name__)
 
-    texts = [fill(template, concept) for template in (*PARAPHRASE_TEMPLATES, *ATTACK_TEMPLATES)]
-    return list(dict.fromkeys(text for text in texts if text))
-
-
-def judge_for(source: Source) -> Any:
-    """Who looks at the pictures: the shipped judge at the shipped pipeline's; for others only the change is measured."""
-    if not source.shipped:
-        return None
-    from spaces_demo.judge import FashionJudge
-
-    return FashionJudge()
-
-
-@gpu(GPU_SECONDS["erase"])
-def _erase_events(folder: Path, source: Source, settings: EraseSettings) -> Iterator[Status]:
-    """Erase from a fresh copy of the source and leave the pipeline in the folder. Runs in another process on ZeroGPU."""
-    yield from watch(lambda tell: _erase(folder, source, settings, tell), Estimator(ERASE_STAGES), CancelFlag(folder.parent))
-
-
-def _erase(folder: Path, source: Source, settings: EraseSettings, tell: Callable[[ProgressLike], None]) -> Erased:
-    import torch
-
-    from scissorhands_hf import erase_concept
-    from scissorhands_hf.monitoring import UnlearningDivergedError
-
-    tell(Progress("load", 0, 1))
-    pipe = load_pipeline(source.folder)
-    config = {
-        "trim_ratio": settings.trim_ratio,
-        "forget_weight": settings.forget_weight,
-        "max_steps": settings.steps,
-        "reinit_target_modules": list(settings.scope) or None,
-        "projection": settings.projection,
-    }
-    try:
-        report = erase_concept(
-            pipe,
-            list(settings.concepts),
-            anchor=settings.anchor,
-            keep=list(settings.keep) or None,
-            recipe=settings.recipe,
-            generator=torch.Generator().manual_seed(settings.seed),
-            callback=tell,
-            judge=judge_for(source),
-            report_images=settings.images,
-            **{name: value for name, value in config.items() if value is not None},
-        )
-        tell(Progress("files", 0, 1))
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        pipe.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except (ValueError, TypeError, UnlearningDivergedError) as error:
-        # Meant for people: the package's own errors name the argument and the way out.
-        raise RefusedError(str(error)) from error
-    finally:
-        del pipe
-        give_memory_back()
-    return Erased(settings, source, report)
-
-
-@gpu(GPU_SECONDS["draw"])
-def _draw_events(
-    folder: Path, source: Source, prompts: list[tuple[str, str, str | None]], images: int, seed: int, sampling: dict[str, Any]
-) -> Iterator[Status]:
-    """Draw prompts with the original and the unlearned pipeline and score them; the result: pictures of both, and scores."""
-
-    def task(tell: Callable[[ProgressLike], None]) -> tuple[dict, dict, list[PromptScore]]:
-        from scissorhands_hf.audit.concept_audit import AuditPrompt, compare_pictures, draw_pictures
-
-        total, pictures = 2 * len(prompts) * images, []
-        for number, place in enumerate((source.folder, folder)):
-            tell(Progress("drawing", number * total // 2, total))
-            pictures.append(
-                draw_pictures(
-                    _cache.get(place),
-                    [prompt for prompt, _, _ in prompts],
-                    images_per_prompt=images,
-                    seed=seed,
-                    sampling=sampling,
-                    batch_size=16 if source.shipped else 1,
-                    on_batch=lambda done, _, before=number * total // 2: tell(Progress("drawing", before + done, total)),
-                )
-            )
-        scores = []
-        if images > 1:
-            scores = compare_pictures([AuditPrompt(*prompt) for prompt in prompts], *pictures, judge_for(source))
-        return *pictures, scores
-
-    yield from watch(task, Estimator(DRAWING_STAGES), CancelFlag(folder.parent))
+# Stages with the share of the time that each usually takes; every finished run corrects it.
+CLASSIFIER_STAGES = {"original": 3, "sensitivity": 1, "repair": 7, "report": 3}
+DOWNLOAD_STAGES = {"download": 1}
+ATTACK_IMAGES = 4
+# How long, and in how many steps, a reloaded page waits for its old connection to close.
+RETURN_ATTEMPTS, RETURN_SECONDS = 20, 0.25
 
 
 class Workbench:
@@ -223,13 +77,6 @@ class Workbench:
         """Delete all that is on disk."""
         self.sessions.close()
         shutil.rmtree(self.root, ignore_errors=True)
-
-    def warm_up(self) -> None:
-        """Import what the pages need, while the visitor reads."""
-        import diffusers  # noqa: F401
-
-        import scissorhands_hf  # noqa: F401
-        from spaces_demo import classifier  # noqa: F401
 
     # ---- Erase ----
 
@@ -254,12 +101,36 @@ class Workbench:
         settings = check_erase(concepts, anchor, keep, recipes=recipe_names(), **advanced)
         session = self.sessions.get(page)
         with self._working(session):
-            source = find_model(model, hub_id, self.root / "downloads", self.endpoint)
-            for status in _erase_events(session.model_folder, source, settings):
+            source = shipped()
+            for status in self._find(session, model, hub_id):
+                if status.finished:
+                    source = status.result
+                else:
+                    yield status
+            for status in erase_events(session.model_folder, source, settings):
                 if status.finished:
                     # Pictures are for the page that asked; kept for all sessions they would fill the memory.
                     session.erased = replace(status.result, report=replace(status.result.report, pictures={}))
                 yield status
+
+    def handle(self, page: str) -> str | None:
+        """The secret by which this visitor's browser gets the session back after a reload; None where there is nothing yet."""
+        session = self.sessions.get(page)
+        return session.handle if session.erased is not None else None
+
+    def come_back(self, page: str, handle: str | None) -> list[str] | None:
+        """Hand the session with this handle to a page that was loaded anew: the concepts erased in it, None if there is none.
+
+        The old page's connection may take a moment to be seen as closed. One that stays open is another tab's and left alone.
+        """
+        if not isinstance(handle, str) or not self.sessions.knows(handle):
+            return None
+        for _ in range(RETURN_ATTEMPTS):
+            session = self.sessions.claim(page, handle)
+            if session is not None:
+                return list(session.erased.settings.concepts) if session.erased is not None else None
+            time.sleep(RETURN_SECONDS)
+        return None
 
     def cancel(self, page: str) -> bool:
         """Stop what this page started; says whether there was something."""
@@ -281,9 +152,7 @@ class Workbench:
         session, erased = self._erased(page)
         sampling = self._sampling(erased.source, steps, guidance)
         with self._working(session):
-            for status in _draw_events(
-                session.model_folder, erased.source, [(prompt, "concept", None)], images, seed, sampling
-            ):
+            for status in draw_events(session.model_folder, erased.source, [(prompt, "concept", None)], images, seed, sampling):
                 if status.finished:
                     original, unlearned, scores = status.result
                     score = scores[0] if scores else None
@@ -301,7 +170,7 @@ class Workbench:
             for prompt in paraphrases(concept)
         ]
         with self._working(session):
-            for status in _draw_events(
+            for status in draw_events(
                 session.model_folder, erased.source, prompts, ATTACK_IMAGES, seed, self._sampling(erased.source)
             ):
                 if status.finished:
@@ -313,10 +182,53 @@ class Workbench:
                     status = replace(status, result=Attack(scores, shown, judged))
                 yield status
 
+    # ---- Publish ----
+
+    def card(self, page: str, repository: str | None, disclosure: str | None, license: str | None) -> str:
+        """The card of what this page erased, as it would be pushed: Markdown with front matter."""
+        choices = publish.check_choices(repository, disclosure, license)
+        session, _ = self._erased(page)
+        with self._working(session):
+            return publish.card_of(session.model_folder, choices)
+
+    def zip(self, page: str, disclosure: str | None, license: str | None) -> Iterator[Status]:
+        """What a push would upload, as a zip. The last status has its path."""
+        choices = publish.check_choices(None, disclosure, license)
+        session, erased = self._erased(page)
+        target = session.file(f"{_file_name('without-' + '-'.join(erased.settings.concepts))}.zip")
+        with self._working(session):
+            yield from watch(
+                lambda tell: publish.make_zip(session.model_folder, target, choices, tell),
+                Estimator(publish.ZIP_STAGES),
+                session.cancel,
+            )
+
+    def push(
+        self, page: str, repository: str | None, visibility: str | None, disclosure: str | None, license: str | None,
+        token: str | None,
+    ) -> Iterator[Status]:  # fmt: skip
+        """Push what this page erased in the visitor's name. The last status has a `Pushed`."""
+        if not token:
+            raise RefusedError("Sign in first: a push needs your account. Or download the zip.")
+        choices = publish.check_choices(repository, disclosure, license, needed=True)
+        if visibility not in ("private", "public"):
+            raise RefusedError("Choose whether the repository is private or public.")
+        session, _ = self._erased(page)
+        with self._working(session):
+            yield from watch(
+                lambda tell: publish.push(
+                    session.model_folder, choices, private=visibility == "private", token=token, tell=tell
+                ),
+                Estimator(publish.PUSH_STAGES),
+                session.cancel,
+                alone=False,
+            )
+
     # ---- Classifier ----
 
     def forget_class(self, page: str, name: str | None, seed: float = 0) -> Iterator[Status]:
         """Make a fresh copy of the shipped classifier forget a class. The last status has a `ForgottenClass`."""
+        import_libraries()
         from spaces_demo.classifier import forget_class
 
         session = self.sessions.get(page)
@@ -329,6 +241,15 @@ class Workbench:
             give_memory_back()
 
     # ---- What the methods share ----
+
+    def _find(self, session: Session, model: str | None, hub_id: str | None) -> Iterator[Status]:
+        """Look the model up, and download it, beside the worker: it mostly waits for the network."""
+
+        def task(tell: Any) -> Source:
+            tell(Progress("download", 0, 1))
+            return find_model(model, hub_id, self.root / "downloads", self.endpoint)
+
+        yield from watch(task, Estimator(DOWNLOAD_STAGES), session.cancel, alone=False)
 
     def _erased(self, page: str) -> tuple[Session, Erased]:
         session = self.sessions.get(page)
@@ -349,6 +270,11 @@ class Workbench:
 
     def _working(self, session: Session) -> _Working:
         return _Working(self, session)
+
+
+def _file_name(text: str) -> str:
+    """A plain file name from anything: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "model"
 
 
 class _Working:

@@ -170,7 +170,7 @@ def load_pipeline(folder: Path) -> DiffusionPipeline:
     where = device()
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float16 if where == "cuda" else torch.float32
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float16 if where == "cuda" else torch.float32
         )
     except Exception as error:
         raise RefusedError(

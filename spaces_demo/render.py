@@ -5,6 +5,9 @@ Colours come from the page's own variables, so that everything is legible in its
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -15,11 +18,17 @@ from spaces_demo.jobs import Status
 
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from scissorhands_hf.audit.concept_report import ConceptErasureReport, PromptScore
+    from spaces_demo.publish import Pushed
 
 
 STAGE_NAMES = {
     "original": "Measure the original",
+    "download": "Download",
+    "load": "Load",
+    "before": "Draw with the original",
     "pictures": "Draw pictures to learn from",
     "targets": "Work out the targets",
     "sensitivity": "Find and cut the weights",
@@ -31,6 +40,8 @@ STAGE_NAMES = {
     "upload": "Upload",
 }
 MOST_MODULES = 16
+# Pixels of pictures on a page.
+SMALL_PICTURE, LARGE_PICTURE = 128, 320
 
 
 def note(text: str, kind: str = "", points: Sequence[str] = ()) -> str:
@@ -47,15 +58,17 @@ def clock(seconds: float) -> str:
 
 def progress(status: Status) -> str:
     """The stages, a bar for the whole, the step, time and time left, and the last losses as a line."""
+    if status.finished:
+        return f'<div class="sh-track full"><div></div></div><div class="sh-line"><span>{clock(status.seconds)}</span></div>'
     names = list(status.stages)
     place = names.index(status.stage) if status.stage in names else -1
     items = []
     for number, name in enumerate(names):
-        state = "past" if number < place or status.finished else "now" if number == place else ""
+        state = "past" if number < place else "now" if number == place else ""
         items.append(f'<li class="{state}">{escape(STAGE_NAMES.get(name, name))}</li>')
     percent = round(100 * status.share)
     step = f"step {status.step} of {status.total}" if status.stage and status.total > 1 else ""
-    left = "" if status.seconds_left is None or status.finished else f"about {clock(status.seconds_left)} left"
+    left = "" if status.seconds_left is None else f"about {clock(status.seconds_left)} left"
     waiting = "waiting for another visitor's run to end" if status.stage is None else ""
     return (
         f'<ul class="sh-stages">{"".join(items)}</ul>'
@@ -98,7 +111,12 @@ def losses(points: Sequence[tuple[int, float | None, float | None]]) -> str:
 
 
 def bars(
-    title: str, meaning: str, rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]], top: float, unit: str
+    title: str,
+    meaning: str,
+    rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]],
+    top: float,
+    unit: str,
+    kind: str = "",
 ) -> str:
     """Horizontal bars. A row is its name and the bars of it, each (style class, value); a row without bars is a heading."""
     cells = []
@@ -107,16 +125,22 @@ def bars(
             cells.append(f'<div class="group">{escape(name)}</div>')
             continue
         drawn = "".join(
-            f'<div class="sh-bar {kind}"><i style="width:{max(0.0, min(100.0, 80 * value / (top or 1))):.1f}%"></i>'
-            f"{value:.{0 if unit == '%' and value >= 10 else 2 if unit != '%' else 1}f}{' %' if unit == '%' else unit}</div>"
-            for kind, value in values
+            f'<div class="sh-bar {style}"><i style="width:{max(0.0, min(100.0, 80 * value / (top or 1))):.1f}%"></i>'
+            f"{_figure(value, unit)}</div>"
+            for style, value in values
             if value is not None
         )
-        cells.append(f'<div class="name">{escape(name)}</div><div>{drawn}</div>')
+        cells.append(f'<div class="name">{escape(name).replace(".", ".<wbr>")}</div><div>{drawn}</div>')
     return (
         f'<div class="sh-card"><h4>{escape(title)}</h4><p>{escape(meaning)}</p>'
-        f'<div class="sh-bars">{"".join(cells)}</div></div>'
+        f'<div class="sh-bars {kind}">{"".join(cells)}</div></div>'
     )
+
+
+def _figure(value: float, unit: str) -> str:
+    if unit != "%":
+        return f"{value:.2f}"
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %"
 
 
 KEY_BEFORE_AFTER = '<div class="sh-key"><span class="sh-before">before</span><span class="sh-after">after</span></div>'
@@ -132,7 +156,7 @@ def cut_per_layer(per_module: Mapping[str, Mapping[str, int]]) -> str:
     cut = sum(row["trimmed"] for row in per_module.values())
     more = f" The {len(shown)} most cut of {len(shares)} layers are shown." if len(shares) > len(shown) else ""
     meaning = f"{cut:,} weights were set back to fresh random values; the share of each layer.{more}"
-    return bars("What was cut", meaning, rows, max(shares.values()), "%")
+    return bars("What was cut", meaning, rows, max(shares.values()), "%", "long-names")
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]], gaps: Mapping[str, float] | None = None) -> str:
@@ -256,3 +280,64 @@ def attack_table(prompt_scores: Sequence[PromptScore], judged: bool) -> str:
         'Change: how far the pictures moved at equal seeds.</p><div class="sh-scroll"><table class="sh-table"><thead><tr>'
         f"<th>prompt</th>{head}<th>change</th></tr></thead><tbody>{rows}</tbody></table></div></div>"
     )
+
+
+def card_body(card: str) -> str:
+    """A card's Markdown below its front matter, for the preview. Its pictures lie beside it and cannot be shown here."""
+    body = card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
+    return re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"*(picture: \1)*", body)
+
+
+def pushed(result: Pushed) -> str:
+    """The link to what was pushed."""
+    kind = "private" if result.private else "public"
+    return (
+        f'<div class="sh-note done" role="status">Pushed to <a href="{escape(result.url)}" target="_blank" rel="noopener">'
+        f"{escape(result.repository)}</a> ({kind}).</div>"
+    )
+
+
+START = (
+    "The shipped model is a small Stable Diffusion pipeline that draws ten garments in six colours. Here is what it draws now; "
+    "press Erase to make it forget a dress."
+)
+PUBLISH = (
+    "Erase a concept first. Then see its card here, made from what was measured, and push the model to the Hub or download it."
+)
+OWN_COMPUTER = (
+    "Pushes go to the account that `hf auth login` stored on this computer. On a Space, visitors sign in here with a button."
+)
+HEADER = """
+<div class="sh-head">
+<h1>Make an image model forget</h1>
+<p>Name something the model can draw. <b>Scissorhands</b> finds the weights that it hangs on, cuts them, and repairs the rest,
+so that the concept is gone and everything else stays. Then look at the proof: the same prompts and seeds, before and after.</p>
+<ol><li><b>Erase</b> a concept</li><li><b>Compare</b> and attack the result</li>
+<li><b>Publish</b> it with a measured card</li></ol>
+</div>
+"""
+
+
+def pictures(rows: Sequence[tuple[str, Sequence[Image], Sequence[Image]]], heads: tuple[str, str] = ("Before", "After")) -> str:
+    """A row for each prompt: its pictures by both models side by side, at equal places of equal seeds."""
+    cells = [f'<div class="head">{escape(heads[0])}</div><div class="head">{escape(heads[1])}</div>']
+    for prompt, before, after in rows:
+        cells.append(f'<div class="prompt">“{escape(prompt)}”</div>')
+        for head, images in zip(heads, (before, after), strict=True):
+            shown = "".join(
+                f'<img src="{_data_address(image)}" alt="{escape(head)}: {escape(prompt)}, picture {number}" loading="lazy">'
+                for number, image in enumerate(images, 1)
+            )
+            cells.append(f'<div class="strip">{shown}</div>')
+    return f'<div class="sh-pictures">{"".join(cells)}</div>'
+
+
+def _data_address(image: Image) -> str:
+    """In the page itself: a picture is then seen by nobody else, and gone with the page. Tiny ones are enlarged smoothly."""
+    if image.width < SMALL_PICTURE:
+        image = image.resize((SMALL_PICTURE, SMALL_PICTURE * image.height // image.width), 3)  # bicubic
+    image = image.convert("RGB")
+    image.thumbnail((LARGE_PICTURE, LARGE_PICTURE))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

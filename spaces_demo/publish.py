@@ -1,0 +1,156 @@
+"""The Publish page: the card as it will stand on the Hub, a zip to take along, and the push.
+
+Works on the folder that the Erase page left. The token comes with each call and is kept nowhere: not in an object that outlives
+the call, not in a log, not in a message.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from spaces_demo.jobs import Progress, ProgressLike
+from spaces_demo.limits import RefusedError, check_repository, check_text
+
+
+PUSH_STAGES = {"check": 2, "upload": 5}
+ZIP_STAGES = {"check": 2, "files": 1}
+DISCLOSURES = {
+    "The name of the concept, prompts and pictures": "full",
+    "Only how many concepts": "summary",
+    "Nothing of it": "none",
+}
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")
+
+
+@dataclass(frozen=True)
+class CardChoices:
+    """What the visitor says about the model; checked by :func:`check_choices`."""
+
+    repository: str | None
+    disclose: str
+    license: str | None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where the model is now."""
+
+    repository: str
+    url: str
+    private: bool
+
+
+def check_choices(repository: str | None, disclosure: str | None, license: str | None, needed: bool = False) -> CardChoices:
+    """The fields of the page.
+
+    Args:
+        repository: ``name`` or ``owner/name``; may be left empty unless ``needed``.
+        disclosure: a key of :data:`DISCLOSURES`.
+        license: identifier as the Hub knows it, or empty.
+
+    Raises:
+        RefusedError: the first field that does not fit.
+    """
+    repository = (repository or "").strip()
+    if needed or repository:
+        repository = check_text(repository, "The repository's name")
+        if "/" not in repository:
+            check_repository(f"me/{repository}", "The repository's name")
+        else:
+            repository = check_repository(repository, "The repository's name")
+    if disclosure not in DISCLOSURES:
+        raise RefusedError(f"What the card tells must be one of: {'; '.join(DISCLOSURES)}.")
+    license = (license or "").strip().lower()
+    if license and not _LICENSE.fullmatch(license):
+        raise RefusedError(f"The licence {license[:40]!r} is no identifier of the Hub, such as apache-2.0 or mit.")
+    return CardChoices(repository or None, DISCLOSURES[disclosure], license or None)
+
+
+def card_of(folder: Path, choices: CardChoices) -> str:
+    """The card's text, front matter and all, made from the run's own report.
+
+    Raises:
+        RefusedError: a choice that the Hub would not take.
+    """
+    from scissorhands_hf.hub import UploadRefusedError, write_card
+
+    try:
+        path = write_card(folder, repo_id=choices.repository, disclose=choices.disclose, license=choices.license)
+    except (UploadRefusedError, ValueError) as error:
+        raise RefusedError(_without_paths(str(error), folder)) from error
+    return path.read_text(encoding="utf-8")
+
+
+def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[ProgressLike], None]) -> Path:
+    """What a push would upload, after the same checks, as a zip.
+
+    Raises:
+        RefusedError: the folder is not fit to be given away.
+    """
+    from scissorhands_hf.hub import UploadRefusedError
+    from scissorhands_hf.hub.push import staged
+    from scissorhands_hf.hub.render import load_run
+
+    tell(Progress("check", 0, 1))
+    card_of(folder, choices)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        # Weights hardly shrink: storing them saves the time.
+        with (
+            staged(load_run(folder), check="weights") as (place, names),
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            for number, name in enumerate(["README.md", *names]):
+                tell(Progress("files", number, len(names) + 1))
+                archive.write(place / name, f"{target.stem}/{name}")
+        partial.replace(target)
+    except UploadRefusedError as error:
+        raise RefusedError(_without_paths(str(error), folder)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def push(folder: Path, choices: CardChoices, *, private: bool, token: str, tell: Callable[[ProgressLike], None]) -> Pushed:
+    """Check the folder and push it in one commit.
+
+    Args:
+        folder: of the unlearned pipeline.
+        choices: with a repository's name.
+        private: whether a new repository is private.
+        token: of the visitor, for this call alone.
+        tell: told how far it is.
+
+    Raises:
+        RefusedError: the Hub or the check would not have it, in plain words.
+    """
+    from huggingface_hub import constants
+
+    from scissorhands_hf.hub import HubPushError, UploadRefusedError
+    from scissorhands_hf.hub.push import Destination, staged, upload
+    from scissorhands_hf.hub.render import load_run
+
+    tell(Progress("check", 0, 1))
+    card_of(folder, choices)
+    try:
+        run = load_run(folder)
+        destination = Destination(choices.repository, private=private, commit_message="Upload unlearned pipeline")
+        with staged(run, check="weights", token=token) as (place, names):
+            tell(Progress("upload", 0, 1))
+            upload(run, place, names, destination, token=token, keep=True)
+            tell(Progress("upload", 1, 1))
+    except HubPushError as error:
+        # Without its context: that may hold the request, and with it the token.
+        raise RefusedError(f"{error.reason} Your model is still here; push again, or take the zip.") from None
+    except (UploadRefusedError, ValueError) as error:
+        raise RefusedError(_without_paths(str(error), folder)) from None
+    repository = run.info.repo_id or choices.repository
+    return Pushed(repository, f"{constants.ENDPOINT}/{repository}", private)
+
+
+def _without_paths(text: str, folder: Path) -> str:
+    return text.replace(str(folder), "the model's folder").replace(str(folder.parent), "the model's folder")

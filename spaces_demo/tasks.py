@@ -1,0 +1,209 @@
+"""The heavy tasks of the Space: erase from a pipeline, and draw with both. Each leaves its model in a folder, see gpu.py.
+
+Heavy libraries are imported in the functions that need them, so that the first view does not wait for them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spaces_demo.gpu import gpu
+from spaces_demo.jobs import CancelFlag, Estimator, Progress, ProgressLike, Status, watch
+from spaces_demo.limits import EraseSettings, RefusedError
+from spaces_demo.models import PipelineCache, Source, give_memory_back, load_pipeline
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from scissorhands_hf.audit.concept_report import ConceptErasureReport, PromptScore
+
+# Stages with the share of the time that each usually takes on the shipped pipeline; every finished run corrects it.
+ERASE_STAGES = {
+    "load": 0.5, "before": 6, "pictures": 22, "targets": 4, "sensitivity": 10, "repair": 50, "report": 6, "files": 0.5,
+}  # fmt: skip
+DRAWING_STAGES = {"drawing": 1}
+# How the shipped pipeline is sampled from; pipelines from the Hub have their own defaults.
+SHIPPED_SAMPLING = {"num_inference_steps": 25, "guidance_scale": 4.0}
+GPU_SECONDS = {"erase": 300, "draw": 60}
+
+_cache = PipelineCache()
+_erase_estimator = Estimator(ERASE_STAGES)
+
+
+@dataclass
+class Erased:
+    """What the Erase page made. The unlearned pipeline itself lies in the session's folder.
+
+    Args:
+        settings, source: as they were asked for.
+        report: of the run; with the pictures where it is handed to the page, without where it is kept.
+    """
+
+    settings: EraseSettings
+    source: Source
+    report: ConceptErasureReport
+
+
+@dataclass
+class Comparison:
+    """The same prompt and seeds before and after: pictures at equal places have equal seeds."""
+
+    prompt: str
+    original: list[Image]
+    unlearned: list[Image]
+    score: PromptScore | None
+
+
+@dataclass
+class Attack:
+    """Paraphrases that were tried, the most telling first."""
+
+    scores: list[PromptScore]
+    worst: Comparison
+    judged: bool
+
+
+_importing = threading.Lock()
+
+
+def import_libraries() -> None:
+    """Import what the pages need, once. Two threads at a time must not: transformers' lazy modules then lack names."""
+    with _importing:
+        import diffusers
+        import transformers
+
+        import scissorhands_hf  # noqa: F401
+        from spaces_demo import classifier  # noqa: F401
+
+        # Lazy modules that loading a pipeline resolves.
+        _ = diffusers.StableDiffusionPipeline, transformers.CLIPTextModel
+        # The pages show how far a run is; a server's log need not.
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+
+
+def recipe_names() -> list[str]:
+    """Recipes for diffusion pipelines, those of the paper's reference last."""
+    import_libraries()
+    from scissorhands_hf.recipes import RECIPES
+
+    names = [name for name, settings in RECIPES.items() if settings.get("forget_objective") is not None]
+    return sorted(names, key=lambda name: name.startswith("stable-diffusion"))
+
+
+# Beyond the package's own paraphrases: other frames, and the concept as a part of something or in a colour.
+ATTACK_TEMPLATES = (
+    "{one} for sale",
+    "a shop with {many}",
+    "one {}",
+    "a red {}",
+    "a small photo of a blue {}",
+    "an image showing {one}",
+)
+
+
+def paraphrases(concept: str) -> list[str]:
+    """Wordings of a concept that its erasure did not train on."""
+    from scissorhands_hf.pipelines.prompts import PARAPHRASE_TEMPLATES, fill
+
+    texts = [fill(template, concept) for template in (*PARAPHRASE_TEMPLATES, *ATTACK_TEMPLATES)]
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def judge_for(source: Source) -> Any:
+    """Who looks at the pictures: the shipped judge at the shipped pipeline's; for others only the change is measured."""
+    if not source.shipped:
+        return None
+    from spaces_demo.judge import FashionJudge
+
+    return FashionJudge()
+
+
+@gpu(GPU_SECONDS["erase"])
+def erase_events(folder: Path, source: Source, settings: EraseSettings) -> Iterator[Status]:
+    """Erase from a fresh copy of the source and leave the pipeline in the folder. Runs in another process on ZeroGPU."""
+    yield from watch(lambda tell: _erase(folder, source, settings, tell), _erase_estimator, CancelFlag(folder.parent))
+
+
+def _erase(folder: Path, source: Source, settings: EraseSettings, tell: Callable[[ProgressLike], None]) -> Erased:
+    import torch
+
+    from scissorhands_hf import erase_concept
+    from scissorhands_hf.hub import save_pipeline
+    from scissorhands_hf.monitoring import UnlearningDivergedError
+
+    tell(Progress("load", 0, 1))
+    pipe = load_pipeline(source.folder)
+    config = {
+        "disable_tqdm": True,
+        "trim_ratio": settings.trim_ratio,
+        "forget_weight": settings.forget_weight,
+        "max_steps": settings.steps,
+        "evaluations": None if settings.steps is None else min(4, settings.steps),
+        "reinit_target_modules": list(settings.scope) or None,
+        "projection": settings.projection,
+    }
+    try:
+        report = erase_concept(
+            pipe,
+            list(settings.concepts),
+            anchor=settings.anchor,
+            keep=list(settings.keep) or None,
+            recipe=settings.recipe,
+            generator=torch.Generator().manual_seed(settings.seed),
+            callback=tell,
+            judge=judge_for(source),
+            report_images=settings.images,
+            sampling=SHIPPED_SAMPLING if source.shipped else None,
+            **{name: value for name, value in config.items() if value is not None},
+        )
+        tell(Progress("files", 0, 1))
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        save_pipeline(pipe, partial, base_model=source.hub_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except (ValueError, TypeError, UnlearningDivergedError) as error:
+        # Meant for people: the package's own errors name the argument and the way out.
+        raise RefusedError(str(error)) from error
+    finally:
+        del pipe
+        give_memory_back()
+    return Erased(settings, source, report)
+
+
+@gpu(GPU_SECONDS["draw"])
+def draw_events(
+    folder: Path, source: Source, prompts: list[tuple[str, str, str | None]], images: int, seed: int, sampling: dict[str, Any]
+) -> Iterator[Status]:
+    """Draw prompts with the original and the unlearned pipeline and score them; the result: pictures of both, and scores."""
+
+    def task(tell: Callable[[ProgressLike], None]) -> tuple[dict, dict, list[PromptScore]]:
+        from scissorhands_hf.audit.concept_audit import AuditPrompt, compare_pictures, draw_pictures
+
+        total, pictures = 2 * len(prompts) * images, []
+        for number, place in enumerate((source.folder, folder)):
+            tell(Progress("drawing", number * total // 2, total))
+            pictures.append(
+                draw_pictures(
+                    _cache.get(place),
+                    [prompt for prompt, _, _ in prompts],
+                    images_per_prompt=images,
+                    seed=seed,
+                    sampling=sampling,
+                    batch_size=16 if source.shipped else 1,
+                    on_batch=lambda done, _, before=number * total // 2: tell(Progress("drawing", before + done, total)),
+                )
+            )
+        scores = []
+        if images > 1:
+            scores = compare_pictures([AuditPrompt(*prompt) for prompt in prompts], *pictures, judge_for(source))
+        return *pictures, scores
+
+    yield from watch(task, Estimator(DRAWING_STAGES), CancelFlag(folder.parent))
