@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCard
 
+from ..audit.concept_report import CHANGE_MEANING, MEANINGS
 from ..audit.metrics import METRICS
 from .card_data import build_card_data, set_of, set_size
 from .card_info import CardInfo
@@ -160,6 +161,10 @@ def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
             dataset = set_of(name, public)
             size = set_size(dataset, public)
             lines.append(Safe(f"{code(name)}: {METRICS[name]}{f'; {size:,} examples' if size else ''}. In percent."))
+        if name in MEANINGS:
+            lines.append(Safe(f"{code(name)}: {MEANINGS[name]}."))
+    if info.library == "diffusers" and any(name.endswith("change") for name in names):
+        lines.append(Safe(f"change: {CHANGE_MEANING}."))
     others = [name for name in names if name not in METRICS]
     if others and info.library == "transformers":
         sizes = {dataset: set_size(dataset, public) for dataset in dict.fromkeys(set_of(name, public) for name in others)}
@@ -182,13 +187,6 @@ def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
                 "Pictures: "
                 + ", ".join(f"{prose(key.replace('_', ' '))} {code(str(value))}" for key, value in public["measure"].items())
                 + "."
-            )
-        )
-        lines.append(
-            Safe(
-                "Percentages are of pictures in which the judge sees what the prompt's group is about. Change is the root mean "
-                "square distance of the two pictures of a seed, in units of that between two seeds of the model before: 0 is "
-                "the same picture, about 1 another one."
             )
         )
     if public.get("settings", {}).get("seed") is not None and names:

@@ -24,6 +24,16 @@ _CONCEPT_FIGURES = {
     "paraphrases": ("paraphrases of the concept", "concept_rate", "pictures that show the concept, %"),
     "kept": ("prompts to be kept", "kept_rate", "pictures that show what was asked for, %"),
     "neighbours": ("prompts close to the concept", "kept_rate", "pictures that show what was asked for, %"),
+    "paraphrases change": (
+        "paraphrases of the concept",
+        "same_seed_change",
+        "change at equal seeds, share of the change by seed",
+    ),
+    "neighbours change": (
+        "prompts close to the concept",
+        "same_seed_change",
+        "change at equal seeds, share of the change by seed",
+    ),
     "concept change": ("prompts with the concept", "same_seed_change", "change at equal seeds, share of the change by seed"),
     "kept change": ("prompts to be kept", "same_seed_change", "change at equal seeds, share of the change by seed"),
 }

@@ -11,7 +11,7 @@ from ..audit.report import UnlearningReport
 
 DISCLOSURES = ("full", "summary", "none")
 # Counts of cut weights by module are a mask, if a coarse one; concepts, prompts and notes name what was forgotten.
-_PUBLIC = ("settings", "metrics", "seconds", "versions", "history", "average_gap")
+_PUBLIC = ("report", "settings", "metrics", "seconds", "versions", "history", "average_gap")
 _TRIM_TOTALS = ("threshold", "candidates", "above_threshold", "trimmed", "saliency_batches")
 # Settings whose text is one of the package's own words. Any other text, such as a concept or an anchor, is the user's.
 _WORDS = (
@@ -45,7 +45,6 @@ def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
     check_disclosure(disclose)
     public = {key: report[key] for key in _PUBLIC if report.get(key)}
     public["trim"] = {key: report["trim"][key] for key in _TRIM_TOTALS if key in report.get("trim", {})}
-    public["disclosure"] = disclose
     if disclose == "full":
         for key in ("notes", "sets", "concepts", "anchor", "measure", "prompts", "warnings"):
             if report.get(key):
@@ -69,8 +68,6 @@ def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
             for key, value in report.get("measure", {}).items()
             if isinstance(value, (bool, int, float)) or key in _MEASURE_WORDS
         }
-        if disclose == "summary":
-            public["concept_count"] = len(report["concepts"])
     return public
 
 
