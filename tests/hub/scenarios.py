@@ -1,5 +1,10 @@
 """What the client process does for the tests; see worker.py. Arguments and results are JSON."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +173,33 @@ def push_trainer_shards(directory: str) -> None:
     kept["trainer"].model.save_pretrained(folder, max_shard_size="20KB")
     remove_unwritten(folder, stamps)
     hub.write_card(folder, accept_weights=True)
+
+
+def _elsewhere(arguments: dict[str, str], **environment: str) -> dict[str, Any]:
+    """The same push in a process with other settings, which are read at import; returns its error."""
+    code = (
+        "import json, sys\nsys.path.insert(0, sys.argv[1])\nimport scenarios\n"
+        "try:\n    scenarios.push(**json.loads(sys.argv[2]))\n"
+        "except Exception as error:\n    print(json.dumps([type(error).__name__, getattr(error, 'kind', None), str(error)]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), json.dumps(arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    name, kind, message = json.loads(result.stdout.splitlines()[-1])
+    return {"error": name, "kind": kind, "message": message, "trace": ""}
+
+
+def push_offline(**arguments: str) -> dict[str, Any]:
+    return _elsewhere(arguments, HF_HUB_OFFLINE="1")
+
+
+def push_to_nowhere(**arguments: str) -> dict[str, Any]:
+    """To a port where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return _elsewhere(arguments, HF_ENDPOINT=f"http://127.0.0.1:{port}")
