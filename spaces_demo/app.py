@@ -6,6 +6,7 @@ make space                       # or: python spaces_demo/app.py
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import types
@@ -209,11 +210,11 @@ def on_forget_class(name: str, seed: float, request: gr.Request) -> Iterator[Upd
 def on_card(repository: str, disclosure: str, license: str, request: gr.Request) -> Updates:
     """The card of your model, as it would be pushed."""
     try:
-        text = bench.card(page_of(request), repository, disclosure, license)
+        text, preview = bench.card(page_of(request), repository, disclosure, license)
     except Exception as error:  # as in follow()
         return {publish_status: failure(error)}
     message = render.note("This is what would be pushed. Nothing has left this machine.", "done")
-    return {publish_status: message, card_text: text, card_preview: render.card_body(text)}
+    return {publish_status: message, card_text: text, card_preview: render.card_body(preview)}
 
 
 def on_zip(disclosure: str, license: str, request: gr.Request) -> Iterator[Updates]:
@@ -316,7 +317,7 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                             [DEFAULT, "on", "off"],
                             value=DEFAULT,
                             label="Projection",
-                            info="Of gradients off the gradient memory",
+                            info="Of gradients, off the forget set's",
                         )
                         with gr.Row():
                             images = gr.Slider(
@@ -347,7 +348,7 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
 
         with gr.Tab("Compare", id="compare"):
             gr.Markdown(
-                "Ask both models for anything, at the same seeds; or **attack**: try other words to get the concept back."
+                "Ask both models for anything, at the same seeds. Or **attack**: look for words that bring the concept back."
             )
             with gr.Row():
                 with gr.Column(scale=3, min_width=280):
@@ -487,7 +488,8 @@ def launch(**options: Any) -> Any:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # how servers are stopped; visitors' files must go then, too
     try:
-        launch(allowed_paths=[str(bench.root)])
+        launch()
     finally:
         bench.close()

@@ -111,7 +111,7 @@ def check_repository(name: str | None, what: str = "The model") -> str:
     Raises:
         RefusedError: anything else.
     """
-    name = (name or "").strip().removeprefix("https://huggingface.co/").strip("/")
+    name = (name or "").strip().removeprefix("https://huggingface.co/").removesuffix("/")
     if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
         raise RefusedError(f"{what} must be the id of a repository on the Hub, as owner/name; {name[:80]!r} is not.")
     return name

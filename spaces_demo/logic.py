@@ -184,12 +184,13 @@ class Workbench:
 
     # ---- Publish ----
 
-    def card(self, page: str, repository: str | None, disclosure: str | None, license: str | None) -> str:
-        """The card of what this page erased, as it would be pushed: Markdown with front matter."""
+    def card(self, page: str, repository: str | None, disclosure: str | None, license: str | None) -> tuple[str, str]:
+        """The card of what this page erased, as it would be pushed: Markdown with front matter; and the same with pictures."""
         choices = publish.check_choices(repository, disclosure, license)
         session, _ = self._erased(page)
         with self._working(session):
-            return publish.card_of(session.model_folder, choices)
+            card = publish.card_of(session.model_folder, choices)
+            return card, publish.with_pictures(card, session.model_folder)
 
     def zip(self, page: str, disclosure: str | None, license: str | None) -> Iterator[Status]:
         """What a push would upload, as a zip. The last status has its path."""

@@ -61,9 +61,8 @@ def shipped() -> Source:
 
 
 def work_root() -> Path:
-    """The one folder of this process that visitors' things are written to."""
-    configured = os.environ.get("SCISSORHANDS_SPACE_FOLDER")
-    return Path(configured) if configured else Path(tempfile.gettempdir()) / f"scissorhands-space-{os.getpid()}"
+    """A fresh folder for visitors' things, for this user alone; under the machine's temporary one, from which gradio serves."""
+    return Path(tempfile.mkdtemp(prefix="scissorhands-space-"))
 
 
 def device() -> str:

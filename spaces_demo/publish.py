@@ -6,6 +6,7 @@ the call, not in a log, not in a message.
 
 from __future__ import annotations
 
+import base64
 import re
 import zipfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ DISCLOSURES = {
     "Only how many concepts": "summary",
     "Nothing of it": "none",
 }
+LARGEST_PICTURE = 2 * 10**6  # bytes, in a preview
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")
 
 
@@ -83,6 +85,20 @@ def card_of(folder: Path, choices: CardChoices) -> str:
     except (UploadRefusedError, ValueError) as error:
         raise RefusedError(_without_paths(str(error), folder)) from error
     return path.read_text(encoding="utf-8")
+
+
+def with_pictures(card: str, folder: Path) -> str:
+    """The card with the pictures that lie beside it put into the text itself, for a preview; others are left out."""
+
+    def inline(match: re.Match[str]) -> str:
+        name = match["name"]
+        path = folder / name
+        plain = re.fullmatch(r"(?:[\w-]+/)?[\w-]+\.png", name)
+        if plain is None or not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+            return f"*(picture: {match['text']})*"
+        return f"![{match['text']}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
+
+    return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<name>[^)\s]*)\)", inline, card)
 
 
 def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[ProgressLike], None]) -> Path:

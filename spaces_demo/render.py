@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -283,9 +282,8 @@ def attack_table(prompt_scores: Sequence[PromptScore], judged: bool) -> str:
 
 
 def card_body(card: str) -> str:
-    """A card's Markdown below its front matter, for the preview. Its pictures lie beside it and cannot be shown here."""
-    body = card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
-    return re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"*(picture: \1)*", body)
+    """A card's Markdown below its front matter, for the preview."""
+    return card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
 
 
 def pushed(result: Pushed) -> str:
@@ -325,7 +323,7 @@ def pictures(rows: Sequence[tuple[str, Sequence[Image], Sequence[Image]]], heads
         cells.append(f'<div class="prompt">“{escape(prompt)}”</div>')
         for head, images in zip(heads, (before, after), strict=True):
             shown = "".join(
-                f'<img src="{_data_address(image)}" alt="{escape(head)}: {escape(prompt)}, picture {number}" loading="lazy">'
+                f'<img src="{_data_address(image)}" alt="{escape(head)}: {escape(prompt)}, picture {number}">'
                 for number, image in enumerate(images, 1)
             )
             cells.append(f'<div class="strip">{shown}</div>')
