@@ -83,3 +83,52 @@ def judge_images(images: Sequence[Image.Image], model: PreTrainedModel | None = 
             for image, index, share in zip(batch, label, confidence, strict=True)
         ]
     return verdicts
+
+
+class FashionJudge:
+    """The judge that a concept's audit asks: sees a garment, a colour, and a garment in a colour ("red dress").
+
+    A label is the name of a garment, of a colour, or of both in this order; case does not matter, nor does a plural.
+
+    Args:
+        model: the classifier of garments; the shipped one where it is left out.
+    """
+
+    name = "fashion-judge"
+
+    def __init__(self, model: PreTrainedModel | None = None) -> None:
+        self._model = model if model is not None else load_judge()
+        self._garments = set(self._model.config.id2label.values())
+
+    def _parse(self, label: str) -> tuple[str | None, str | None] | None:
+        """(garment, colour), either of which may be None, or None where the label is not understood."""
+        words = label.casefold().split()
+        colour = words.pop(0) if words and words[0] in COLOURS else None
+        if not words:
+            return (None, colour) if colour else None
+        noun = " ".join(words)
+        spellings = (noun, noun.removesuffix("s"), noun.removesuffix("es"))
+        garment = next((spelling for spelling in spellings if spelling in self._garments), None)
+        return (garment, colour) if garment else None
+
+    def knows(self, label: str) -> bool:
+        """Whether the label can be looked for."""
+        return self._parse(label) is not None
+
+    def __call__(self, images: Sequence[Image.Image], candidates: Sequence[str]) -> list[set[str]]:
+        """For each picture those candidates that it shows.
+
+        Raises:
+            ValueError: a candidate is neither a garment nor a colour nor both.
+        """
+        wanted = {label: self._parse(label) for label in candidates}
+        if unknown := [label for label, meaning in wanted.items() if meaning is None]:
+            raise ValueError(f"the judge knows garments {sorted(self._garments)} in {sorted(COLOURS)}, but not {unknown}")
+        return [
+            {
+                label
+                for label, (garment, colour) in wanted.items()
+                if garment in (None, seen_garment) and colour in (None, seen_colour)
+            }
+            for seen_garment, _, seen_colour in judge_images(images, self._model)
+        ]

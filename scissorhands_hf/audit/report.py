@@ -2,9 +2,10 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .metrics import METRICS, average_gap
 
@@ -27,6 +28,8 @@ class UnlearningReport:
         versions: of the libraries.
     """
 
+    kind: ClassVar[str] = "unlearning"  # tells the classes of saved reports apart
+
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     trim: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +40,7 @@ class UnlearningReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values, with ``average_gap`` to the retrained model for each measured model."""
-        return {**asdict(self), "average_gap": self.average_gaps()}
+        return {"report": self.kind, **asdict(self), "average_gap": self.average_gaps()}
 
     def average_gaps(self) -> dict[str, float]:
         """Average gap in points to the model called "retrained", where there is one, for every other model."""
@@ -58,10 +61,23 @@ class UnlearningReport:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "UnlearningReport":
-        """Read a report that :meth:`save` wrote, from its folder or file."""
+        """Read a report that :meth:`save` wrote, from its folder or file; it comes back as the class that wrote it.
+
+        Raises:
+            ValueError: the file holds a report of a class that is not this one or a kind of it.
+        """
         path = Path(path)
         values = json.loads((path if path.suffix == ".json" else path / REPORT_NAME).read_text(encoding="utf-8"))
         values.pop("average_gap", None)
+        kind = values.pop("report", UnlearningReport.kind)
+        found = next((c for c in (UnlearningReport, *UnlearningReport.__subclasses__()) if c.kind == kind), None)
+        if found is None or not issubclass(found, cls):
+            raise ValueError(f"{path.name} holds a report of kind {kind!r}, which is no {cls.__name__}")
+        return found.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UnlearningReport":
+        """The report with these field values."""
         return cls(**values)
 
     def to_markdown(self) -> str:
