@@ -42,7 +42,9 @@ def read_pictures(argument: str, source: Any) -> tuple[list[Image.Image], list[s
         pictures.append(picture)
         captions.append(caption)
     if total == 0:
-        raise ValueError(f"{argument} holds no picture; give PIL images, a folder of pictures, or a dataset with an image column")
+        raise ValueError(
+            f"{argument} holds no picture; give PIL images, a folder of pictures, or a dataset with an image column"
+        )
     if failures:
         if not pictures or len(failures) > MOST_UNREADABLE * total:
             raise ValueError(
