@@ -1,0 +1,118 @@
+"""`scissorhands erase MODEL CONCEPT ... --output DIR`: a pipeline without the concept, and the report of what that did."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import UsageError, add_command, field_names, given_options, options_of, require
+
+
+if TYPE_CHECKING:
+    from ..pipelines import ErasureProgress
+
+_SAMPLING = {"num_inference_steps": int, "guidance_scale": float, "height": int, "width": int}
+_DTYPES = ("float32", "float16", "bfloat16")
+_EPILOG = """\
+Every further field of ConceptErasureConfig, so of transformers' TrainingArguments, is a flag as well (--learning_rate 1e-5).
+
+  scissorhands erase me/my-pipeline dress --output no-dress --keep coat shirt
+  scissorhands erase me/my-pipeline "in the style of Monet" --output out --config settings.yaml
+  accelerate launch -m scissorhands_hf.cli erase me/my-pipeline dress --output no-dress
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    from transformers import TrainingArguments
+
+    from ..config import ScissorhandsConfig
+    from ..pipelines import ConceptErasureConfig
+
+    redeclared = set(ScissorhandsConfig.__annotations__) | set(ConceptErasureConfig.__annotations__) | {"seed"}
+    options = options_of(ConceptErasureConfig, without={"output_dir"}, hidden=field_names(TrainingArguments) - redeclared)
+    add = options.add_argument
+    missing = {"default": argparse.SUPPRESS}
+    add("--output", metavar="DIR", help="folder for the pipeline and its report; required", **missing)
+    add("--anchor", help="what the concept's prompts should show instead", **missing)
+    add("--keep", nargs="+", metavar="CONCEPT", help="neighbours that matter most", **missing)
+    add("--judge", metavar="MODEL", help="image classifier or CLIP model that counts the concept in pictures", **missing)
+    add("--forget_images", "--forget-images", metavar="DIR", help="pictures of the concept, else drawn", **missing)
+    add("--retain_images", "--retain-images", metavar="DIR", help="pictures of what is kept, else drawn", **missing)
+    add("--report_images", "--report-images", type=int, metavar="N", help="pictures per prompt of the report", **missing)
+    for name, kind in _SAMPLING.items():
+        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        add(*flags, type=kind, help="of the pictures drawn; default: the pipeline's", **missing)
+    add("--dtype", choices=_DTYPES, help="to load the pipeline in; default: float32", **missing)
+    add("--device", help="default: the first free accelerator, else the CPU", **missing)
+    add("--revision", help="of the model on the Hub", **missing)
+    add("--overwrite", action="store_true", help="write into a folder that is not empty", **missing)
+    parser = add_command(
+        subparsers,
+        "erase",
+        options,
+        usage="MODEL CONCEPT [CONCEPT ...] --output DIR [options]",
+        help="remove concepts from a text-to-image pipeline",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("model", metavar="MODEL", help="Hub id or folder of a diffusers pipeline")
+    parser.add_argument("concept", metavar="CONCEPT", nargs="+", help="what to erase, in words that prompts use")
+
+
+def run(args: argparse.Namespace) -> None:
+    given = given_options(args)
+    require(given, ["output"])
+    output = Path(given.pop("output"))
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not given.pop("overwrite", False))):
+        raise UsageError(f"--output {output} is there and not empty; choose another folder, or add --overwrite")
+    given.pop("overwrite", None)
+    sampling = {name: given.pop(name) for name in _SAMPLING if name in given}
+    pipe = load_pipeline(
+        given.pop("model"), given.pop("dtype", "float32"), given.pop("device", None), given.pop("revision", None)
+    )
+
+    from ..pipelines import erase_concept
+
+    concept = given.pop("concept")
+    report = erase_concept(pipe, concept, sampling=sampling, callback=StageLog(), **given)
+    if not is_main_process():
+        return
+    pipe.save_pretrained(output)
+    report.save(output)
+    print(report.to_markdown())
+    print(f"Saved to {output}")
+    if report.pictures:
+        report.plot(output / "report.png")
+
+
+def load_pipeline(model: str, dtype: str, device: str | None, revision: str | None) -> Any:
+    """The pipeline, on the accelerator that belongs to this process, if there is one."""
+    try:
+        from diffusers import DiffusionPipeline
+    except ImportError as error:
+        raise UsageError("erasing needs diffusers: pip install 'scissorhands_hf[diffusion]'") from error
+    import torch
+
+    # diffusers below 0.42 knows this argument by this name alone; its own default is float32.
+    kind = {} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}
+    pipe = DiffusionPipeline.from_pretrained(model, revision=revision, **kind)
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return pipe.to(device or "cpu")
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and saves: the only one, or the first under `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class StageLog:
+    """A callback of `erase_concept` that says which part of the work begins; the parts show their own bars."""
+
+    def __init__(self) -> None:
+        self._stage: str | None = None
+
+    def __call__(self, progress: "ErasureProgress") -> None:
+        if progress.stage != self._stage and is_main_process():
+            print(f"Stage: {progress.stage}", file=sys.stderr)
+        self._stage = progress.stage
