@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import UsageError, add_command, field_names, given_options, options_of, require
+from .options import (
+    UsageError,
+    add_command,
+    add_output_options,
+    check_output,
+    field_names,
+    given_options,
+    is_main_process,
+    options_of,
+    require,
+)
 
 
 if TYPE_CHECKING:
@@ -31,9 +41,8 @@ def add_parser(subparsers: Any) -> None:
 
     redeclared = set(ScissorhandsConfig.__annotations__) | set(ConceptErasureConfig.__annotations__) | {"seed"}
     options = options_of(ConceptErasureConfig, without={"output_dir"}, hidden=field_names(TrainingArguments) - redeclared)
-    add = options.add_argument
-    missing = {"default": argparse.SUPPRESS}
-    add("--output", metavar="DIR", help="folder for the pipeline and its report; required", **missing)
+    add, missing = options.add_argument, {"default": argparse.SUPPRESS}
+    add_output_options(options, "the pipeline")
     add("--anchor", help="what the concept's prompts should show instead", **missing)
     add("--keep", nargs="+", metavar="CONCEPT", help="neighbours that matter most", **missing)
     add("--judge", metavar="MODEL", help="image classifier or CLIP model that counts the concept in pictures", **missing)
@@ -46,7 +55,6 @@ def add_parser(subparsers: Any) -> None:
     add("--dtype", choices=_DTYPES, help="to load the pipeline in; default: float32", **missing)
     add("--device", help="default: the first free accelerator, else the CPU", **missing)
     add("--revision", help="of the model on the Hub", **missing)
-    add("--overwrite", action="store_true", help="write into a folder that is not empty", **missing)
     parser = add_command(
         subparsers,
         "erase",
@@ -62,19 +70,16 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     given = given_options(args)
     require(given, ["output"])
-    output = Path(given.pop("output"))
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not given.pop("overwrite", False))):
-        raise UsageError(f"--output {output} is there and not empty; choose another folder, or add --overwrite")
-    given.pop("overwrite", None)
+    output = given.pop("output")
+    check_output(output, given.pop("overwrite", False))
     sampling = {name: given.pop(name) for name in _SAMPLING if name in given}
+
+    from ..pipelines import enable_concept_erasure
+
     pipe = load_pipeline(
         given.pop("model"), given.pop("dtype", "float32"), given.pop("device", None), given.pop("revision", None)
     )
-
-    from ..pipelines import erase_concept
-
-    concept = given.pop("concept")
-    report = erase_concept(pipe, concept, sampling=sampling, callback=StageLog(), **given)
+    report = enable_concept_erasure(pipe).erase_concept(given.pop("concept"), sampling=sampling, callback=StageLog(), **given)
     if not is_main_process():
         return
     pipe.save_pretrained(output)
@@ -82,7 +87,10 @@ def run(args: argparse.Namespace) -> None:
     print(report.to_markdown())
     print(f"Saved to {output}")
     if report.pictures:
-        report.plot(output / "report.png")
+        try:
+            report.plot(Path(output) / "report.png")
+        except ImportError as error:  # the result is saved; only its picture needs a further package
+            print(f"No picture of the report was drawn: {error}", file=sys.stderr)
 
 
 def load_pipeline(model: str, dtype: str, device: str | None, revision: str | None) -> Any:
@@ -99,11 +107,6 @@ def load_pipeline(model: str, dtype: str, device: str | None, revision: str | No
     if device is None and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return pipe.to(device or "cpu")
-
-
-def is_main_process() -> bool:
-    """Whether this process prints and saves: the only one, or the first under `accelerate launch`."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 class StageLog:

@@ -7,12 +7,14 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import typing
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 
 class UsageError(ValueError):
@@ -38,7 +40,7 @@ def options_of(dataclass: type, *, without: Collection[str] = (), hidden: Collec
     # HfArgumentParser lists the flags of a dataclass that has this attribute under that heading.
     heading = {"_argument_group_name": f"settings ({dataclass.__name__})"}
     source = dataclasses.make_dataclass(dataclass.__name__, fields, namespace=heading)
-    return HfArgumentParser(source, add_help=False, allow_abbrev=False)
+    return HfArgumentParser(source, usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
 
 
 def field_names(dataclass: type) -> set[str]:
@@ -80,7 +82,7 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
         UsageError: the file is missing or no YAML mapping, or has a name that is no option.
         SystemExit: an option's value in the file is of the wrong kind; argparse says so and exits with 2.
     """
-    given = {name: value for name, value in vars(args).items() if name not in ("options", "command", "debug")}
+    given = {name: value for name, value in _present(args).items() if name not in ("options", "command", "debug")}
     path = given.pop("config", None)
     if path is None:
         return given
@@ -91,6 +93,9 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
         flag = f"--{str(key).replace('-', '_')}"
         if value is None:
             continue
+        if isinstance(value, bool):
+            # YAML reads the plain word no, a value that some options have, as false.
+            value = "yes" if value else "no"
         if isinstance(value, list):
             words += [flag, *map(str, value)]
         else:
@@ -104,7 +109,12 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--config {path}: {name!r} is no option" + (f"; did you mean {near[0]!r}?" if near else ""))
     if "config" in from_file:
         raise UsageError(f"--config {path}: a file cannot name another one with 'config'")
-    return {**vars(from_file), **given}
+    return {**_present(from_file), **given}
+
+
+def _present(args: argparse.Namespace) -> dict[str, Any]:
+    """HfArgumentParser gives a list that was left out the default None in spite of SUPPRESS; no flag has that value."""
+    return {name: value for name, value in vars(args).items() if value is not None}
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -126,3 +136,35 @@ def require(given: dict[str, Any], names: Sequence[str]) -> None:
     for name in names:
         if given.get(name) is None:
             raise UsageError(f"--{name} is missing; give it on the command line or in the --config file")
+
+
+def add_output_options(options: argparse.ArgumentParser, content: str) -> None:
+    """`--output DIR` and `--overwrite`; see :func:`check_output`."""
+    missing = {"default": argparse.SUPPRESS}
+    options.add_argument("--output", metavar="DIR", help=f"folder for {content} and its report; required", **missing)
+    # Not a plain switch, so that a YAML file can hold it as `overwrite: true`.
+    switch = {"nargs": "?", "const": True, "type": string_to_bool, "metavar": "BOOL"}
+    options.add_argument("--overwrite", help="write into a folder that is not empty", **switch, **missing)
+
+
+def check_output(folder: str, overwrite: bool) -> None:
+    """
+    Make sure before the work that its result can be written.
+
+    Raises:
+        UsageError: the folder is not empty (unless `overwrite`), or it is a file.
+        OSError: it cannot be made or written.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--output {folder} is a file; give a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise UsageError(f"--output {folder} is not empty; choose another folder, or add --overwrite")
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise PermissionError(f"--output {folder}: {existing} cannot be written to")
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and saves: the only one, or the first under `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
