@@ -74,21 +74,24 @@ def page_of(request: gr.Request) -> str:
     return request.session_hash or "no-page"
 
 
-def follow(
-    run: Callable[[], Iterator[Any]], status_area: Any, done: Callable[[Any], Updates], cancel: Any = None
-) -> Iterator[Updates]:
-    """Show how far a run is, then its result, or in plain words why there is none. ``cancel`` is there meanwhile."""
-    hide = {} if cancel is None else {cancel: gr.update(visible=False)}
+def follow(run: Callable[[], Iterator[Any]], status_area: Any, done: Callable[[Any], Updates]) -> Iterator[Updates]:
+    """Show how far a run is, then its result, or in plain words why there is none."""
     try:
-        if cancel is not None:
-            yield {status_area: render.note("Starting …"), cancel: gr.update(visible=True)}
         for status in run():
-            if status.finished:
-                yield {**done(status), **hide}
-            else:
-                yield {status_area: render.progress(status) + render.losses(status.losses)}
+            yield done(status) if status.finished else {status_area: render.progress(status) + render.losses(status.losses)}
     except Exception as error:  # every failure ends in a message on the page; explain() logs those that are not the visitor's
-        yield {status_area: failure(error), **hide}
+        yield {status_area: failure(error)}
+
+
+def on_wait(request: gr.Request) -> tuple[str, Any, Any]:
+    """At once after a click, while the run waits for its turn: it can be cancelled from now on, and not be started twice."""
+    bench.expect(page_of(request))
+    return render.note("Waiting for the worker …"), gr.update(visible=True), gr.update(interactive=False)
+
+
+def on_end() -> tuple[Any, Any]:
+    """However the run ended."""
+    return gr.update(visible=False), gr.update(interactive=True)
 
 
 def failure(error: BaseException) -> str:
@@ -128,7 +131,7 @@ def on_erase(
             recipe=None if recipe in (None, "", DEFAULT) else recipe, trim_ratio=trim_ratio, forget_weight=forget_weight,
             steps=steps, scope=scope, projection={"on": True, "off": False}.get(projection), images=images, seed=seed,
         ),
-        erase_status, done, erase_cancel,
+        erase_status, done,
     )  # fmt: skip
 
 
@@ -204,7 +207,7 @@ def on_forget_class(name: str, seed: float, request: gr.Request) -> Iterator[Upd
             class_report: report.to_dict(),
         }
 
-    yield from follow(lambda: bench.forget_class(page_of(request), name, seed), class_status, done, class_cancel)
+    yield from follow(lambda: bench.forget_class(page_of(request), name, seed), class_status, done)
 
 
 def on_card(repository: str, disclosure: str, license: str, request: gr.Request) -> Updates:
@@ -221,8 +224,8 @@ def on_zip(disclosure: str, license: str, request: gr.Request) -> Iterator[Updat
     """Your model's folder with its card, as a zip."""
 
     def done(status: Any) -> Updates:
-        ready = gr.update(value=str(status.result), visible=True)
-        return {publish_status: render.note("The zip is ready.", "done"), zip_file: ready}
+        ready = render.note("The zip is ready.", "done")
+        return {publish_status: ready, zip_area: gr.update(visible=True), zip_file: str(status.result)}
 
     yield from follow(lambda: bench.zip(page_of(request), disclosure, license), publish_status, done)
 
@@ -276,7 +279,7 @@ def on_leave(request: gr.Request) -> None:
 with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
     gr.HTML(render.HEADER)
     handle = gr.BrowserState(None, storage_key="scissorhands")
-    with gr.Tabs():
+    with gr.Tabs(overflow_behavior="wrap"):
         with gr.Tab("Erase", id="erase"):
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
@@ -383,7 +386,9 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
             )
             with gr.Row():
                 with gr.Column(scale=3, min_width=200):
-                    class_name = gr.Dropdown(class_names(), value="dress", label="Class to forget", elem_id="class-name")
+                    class_name = gr.Dropdown(
+                        class_names(), value="dress", label="Class to forget", allow_custom_value=True, elem_id="class-name"
+                    )
                 with gr.Column(scale=1, min_width=120):
                     class_seed = gr.Number(0, label="Seed", precision=0)
             with gr.Row():
@@ -427,7 +432,8 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                     card_button = gr.Button("Preview the card", elem_id="card-button", min_width=120)
                     push_button = gr.Button("Push", variant="primary", elem_id="push-button", min_width=120)
                 zip_button = gr.Button("Make a zip to download", elem_id="zip-button")
-                zip_file = gr.File(label="Your model", visible=False, interactive=False, elem_id="zip-file")
+                with gr.Column(visible=False) as zip_area:
+                    zip_file = gr.File(label="Your model", interactive=False, elem_id="zip-file")
             with gr.Column(scale=3, min_width=300):
                 publish_status = gr.HTML(render.note(render.PUBLISH), elem_id="publish-status")
                 card_preview = gr.Markdown(elem_id="card-preview")
@@ -438,14 +444,18 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
 
     model.change(lambda chosen: gr.update(visible=chosen == FROM_HUB), model, hub_id, queue=False, **HIDDEN)
     gr.on(
-        [erase_button.click, concept.submit], on_erase,
+        [erase_button.click, concept.submit], on_wait, None, [erase_status, erase_cancel, erase_button], queue=False, **HIDDEN
+    ).then(
+        on_erase,
         [model, hub_id, concept, anchor, keep, recipe, trim_ratio, forget_weight, steps, scope, projection, images, seed],
         [
-            erase_status, erase_cancel, erase_samples, erase_results, concept_pictures, kept_pictures, erase_scores, erase_cut,
+            erase_status, erase_samples, erase_results, concept_pictures, kept_pictures, erase_scores, erase_cut,
             erase_settings, erase_report, erase_files,
         ],
         api_name="erase", show_progress_on=erase_status, **WORK,
-    ).then(on_made, None, handle, queue=False, **HIDDEN)  # fmt: skip
+    ).then(on_end, None, [erase_cancel, erase_button], queue=False, **HIDDEN).then(
+        on_made, None, handle, queue=False, **HIDDEN
+    )  # fmt: skip
     erase_cancel.click(on_cancel, None, erase_status, api_name="cancel", queue=False, show_progress="hidden")
     compare_outputs = [compare_status, compare_pictures, compare_table, compare_files]
     gr.on(
@@ -454,18 +464,23 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
         api_name="compare", show_progress_on=compare_status, **WORK,
     )  # fmt: skip
     attack_button.click(on_attack, compare_seed, compare_outputs, api_name="attack", show_progress_on=compare_status, **WORK)
-    class_button.click(
+    class_button.click(on_wait, None, [class_status, class_cancel, class_button], queue=False, **HIDDEN).then(
         on_forget_class, [class_name, class_seed],
-        [class_status, class_cancel, class_results, class_table, class_before, class_after, class_cut, class_report],
+        [class_status, class_results, class_table, class_before, class_after, class_cut, class_report],
         api_name="forget_class", show_progress_on=class_status, **WORK,
-    )  # fmt: skip
+    ).then(on_end, None, [class_cancel, class_button], queue=False, **HIDDEN)  # fmt: skip
     class_cancel.click(on_cancel, None, class_status, queue=False, **HIDDEN)
     card_button.click(
         on_card, [repository, disclosure, license], [publish_status, card_text, card_preview],
         api_name="card", show_progress_on=publish_status, **UPLOAD,
     )  # fmt: skip
     zip_button.click(
-        on_zip, [disclosure, license], [publish_status, zip_file], api_name="zip", show_progress_on=publish_status, **WORK
+        on_zip,
+        [disclosure, license],
+        [publish_status, zip_area, zip_file],
+        api_name="zip",
+        show_progress_on=publish_status,
+        **WORK,
     )
     push_button.click(
         on_push, [repository, visibility, disclosure, license], publish_status,

@@ -132,12 +132,20 @@ class Workbench:
             time.sleep(RETURN_SECONDS)
         return None
 
-    def cancel(self, page: str) -> bool:
-        """Stop what this page started; says whether there was something."""
+    def expect(self, page: str) -> None:
+        """A run of this page is about to wait for its turn: from now on it can be cancelled."""
         session = self.sessions.get(page)
-        if session.running:
-            session.cancel.set()
-        return bool(session.running)
+        if not session.running:
+            session.waiting = True
+            session.cancel.clear()
+
+    def cancel(self, page: str) -> bool:
+        """Stop what this page started or has waiting; says whether there was something."""
+        session = self.sessions.get(page)
+        if not session.running and not session.waiting:
+            return False
+        session.cancel.set()
+        return True
 
     # ---- Compare ----
 
@@ -290,8 +298,12 @@ class _Working:
         with self._lock:
             if self.session.running:
                 raise RefusedError("Something of yours is still running; wait for it, or press Cancel.")
+            waited, self.session.waiting = self.session.waiting, False
+            if waited and self.session.cancel.is_set():
+                self.session.cancel.clear()
+                raise CancelledError("Cancelled before it began.")
+            self.session.cancel.clear()
             self.session.running += 1
-        self.session.cancel.clear()
 
     def __exit__(self, *exception: Any) -> None:
         with self._lock:

@@ -33,6 +33,8 @@ class Session:
         handle: secret by which the visitor's browser finds the session again after a reload.
         folder: all that is on disk.
         erased: what the Erase page made last, None before.
+        running: runs at work in the folder, which must stay.
+        waiting: whether a run of the page waits for its turn.
     """
 
     handle: str
@@ -41,6 +43,7 @@ class Session:
     last_used: float = field(default_factory=time.monotonic)
     left: float | None = None
     running: int = 0
+    waiting: bool = False
 
     @property
     def cancel(self) -> CancelFlag:

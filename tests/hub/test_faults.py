@@ -20,7 +20,12 @@ def failure(client: Client, folder: Path, token: str, repo_id: str = REPO, **opt
     assert token not in error.message and "Traceback" not in error.message
     command = shlex.split(error.message.rpartition("\n")[2])
     assert command[:3] == ["scissorhands", "push", str(folder)]
-    assert {path.name for path in folder.iterdir()} >= {"README.md", "config.json", "model.safetensors", "unlearning_report.json"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "unlearning_report.json",
+    }
     assert not list(folder.glob(".scissorhands*"))
     return error
 

@@ -109,6 +109,19 @@ def test_cancel_stops_and_leaves_nothing(bench):
     assert statuses[-1].stage in ("pictures", "targets")
 
 
+def test_a_run_that_waits_for_its_turn_can_be_cancelled(bench):
+    assert not bench.cancel("a")
+    bench.expect("a")
+    assert bench.cancel("a")
+    with pytest.raises(CancelledError):
+        next(bench.forget_class("a", "bag"))
+    assert not bench.cancel("a")
+    bench.expect("a")
+    running = bench.forget_class("a", "bag")  # the next one is not
+    next(running)
+    running.close()
+
+
 def test_one_run_of_a_page_at_a_time(bench):
     running = bench.erase("a", "dress")
     next(running)
