@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 # Threads wait for each other asleep: on a busy machine spinning ones keep each other from their cores.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-fast bench lint format clean
+.PHONY: help setup demo space test test-fast test-browser browser bench lint format clean
 
 help:
 	@echo "make demo       train a small classifier, make it forget, and print what that did (about 5 minutes)"
+	@echo "make space      the pages of the Hugging Face Space on http://127.0.0.1:7860, without network"
 	@echo "make test       lint and the whole test suite"
 	@echo "make test-fast  the tests that take seconds"
+	@echo "make test-browser  press the Space's buttons in a headless Chromium; screenshots in out/screenshots"
 	@echo "make bench      what each stage costs in time and memory"
 	@echo "make format     format and fix the code"
 	@echo "make clean      remove .venv and out/"
@@ -28,16 +30,31 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python examples/demo.py --output out/demo
 
+space: $(READY)
+	HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python spaces_demo/app.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 # Two test processes of one thread each: on two cores that is faster, and steadier, than one process of two threads.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# The browser's tests come after the others: they watch clocks.
+test: lint browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
 test-fast: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
+
+test-browser: $(READY) browser
+	OMP_NUM_THREADS=1 SCISSORHANDS_NEED_BROWSER=1 $(BIN)/python -m pytest -m browser
+
+# A Chromium of the system. Where there is none, root installs it; anyone else is told what to install, and its tests are skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-dejavu-core >/dev/null; \
+	else echo "No Chromium: install it (Debian, Ubuntu: sudo apt-get install chromium fonts-dejavu-core) for the browser tests."; fi
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py

@@ -176,8 +176,10 @@ def watch(
                     stage_started = now
                 status.stage, status.step, status.total = value.stage, value.step, value.total
                 status.share = max(status.share, estimator.share(value.stage, value.step, value.total))
-                if value.retain_loss is not None or value.forget_loss is not None:
-                    status.losses.append((value.step, value.retain_loss, value.forget_loss))
+                pair = (value.retain_loss, value.forget_loss)
+                # Means over some steps are told again at each of them; one point for each is enough.
+                if pair != (None, None) and (not status.losses or status.losses[-1][1:] != pair):
+                    status.losses.append((value.step, *pair))
             if 0.03 < status.share < 1:
                 status.seconds_left = status.seconds * (1 - status.share) / status.share
             if kind == "beat" or now - shown >= LEAST_SECONDS_BETWEEN:
