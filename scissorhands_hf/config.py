@@ -66,8 +66,8 @@ class ScissorhandsConfig(TrainingArguments):
         recipe (`str`, *optional*):
             Name of a set of tested settings, see `scissorhands_hf.recipes.RECIPES`. Explicit arguments win over it.
         trim_ratio (`float`, *optional*, defaults to 0.03):
-            Share of the weights in `threshold_scope`, in (0, 1), whose connection sensitivity counts as high. Those of them
-            that lie in `reinit_target_modules` are re-initialised.
+            Share of the weights in `threshold_scope`, in [0, 1), whose connection sensitivity counts as high. Those of them
+            that lie in `reinit_target_modules` are re-initialised; with 0 nothing is.
         saliency_batches (`int`, *optional*, defaults to -1):
             Number B of forget batches over which the sensitivity is summed; -1 takes the whole forget set once.
         threshold_scope (`str`, *optional*, defaults to `"all"`):
@@ -120,7 +120,7 @@ class ScissorhandsConfig(TrainingArguments):
     recipe: str | None = field(default=None, metadata={"help": "Name of a set of tested settings; explicit arguments win."})
     trim_ratio: float | None = field(
         default=None,
-        metadata={"help": "Share of weights in threshold_scope whose sensitivity counts as high, in (0, 1)."},
+        metadata={"help": "Share of weights in threshold_scope whose sensitivity counts as high, in [0, 1)."},
     )
     saliency_batches: int | None = field(
         default=None,
@@ -205,7 +205,7 @@ class ScissorhandsConfig(TrainingArguments):
 
         for name, choices in _CHOICES.items():
             require(getattr(self, name) in choices, name, f"is not one of {', '.join(map(repr, choices))}")
-        require(0 < self.trim_ratio < 1, "trim_ratio", "must lie strictly between 0 and 1, for example 0.03")
+        require(0 <= self.trim_ratio < 1, "trim_ratio", "must lie in [0, 1), for example 0.03; 0 trims nothing")
         require(
             self.saliency_batches == -1 or self.saliency_batches >= 1,
             "saliency_batches",

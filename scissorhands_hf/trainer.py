@@ -88,6 +88,8 @@ class ScissorhandsTrainer(Trainer):
 
     # Each of our losses is a mean over its own batch, so Trainer must divide by the accumulation steps.
     loss_is_scaled_for_ga = False
+    # What `forget_objective` may be; the diffusion door knows more.
+    supported_objectives = ("ascent",)
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class ScissorhandsTrainer(Trainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        validation.check_arguments(args)
+        validation.check_arguments(args, self.supported_objectives)
         validation.check_datasets(train_dataset, forget_dataset)
         if model is not None:
             validation.check_model(model)
@@ -151,12 +153,16 @@ class ScissorhandsTrainer(Trainer):
         with evaluation_mode(self.model), torch.no_grad():
             for argument, dataset in (("train_dataset", self.train_dataset), ("forget_dataset", self.forget_dataset)):
                 batch = self._collate_set(dataset, list(range(min(2, len(dataset)))), argument)
-                loss, outputs = super().compute_loss(self.model, self._prepare_inputs(batch), return_outputs=True)
+                loss, outputs = self.compute_batch_loss(self.model, self._prepare_inputs(batch), return_outputs=True)
                 validation.check_loss(argument, loss)
         if self.args.forget_loss_ceiling is not None:
             return self.args.forget_loss_ceiling
         if self.args.forget_weight == 0 and not self.args.projection:
             return math.inf  # nothing ascends
+        return self.default_ceiling(outputs)
+
+    def default_ceiling(self, outputs: Any) -> float:
+        """The forget loss at which ascent stops when `forget_loss_ceiling` is left open; `outputs` of one batch."""
         return validation.ceiling_from_outputs(outputs, self.model)
 
     # ---- Data ----
@@ -217,7 +223,7 @@ class ScissorhandsTrainer(Trainer):
 
             def compute(batch: dict[str, Any] = batch) -> Tensor:
                 with self.compute_loss_context_manager():
-                    return super(ScissorhandsTrainer, self).compute_loss(self.model, batch)
+                    return self.compute_sensitivity_loss(self.model, batch)
 
             yield compute
 
@@ -228,9 +234,11 @@ class ScissorhandsTrainer(Trainer):
 
         Returns:
             The trim report: ``threshold`` τ, ``candidates`` (weights compared), ``above_threshold`` asked for by trim_ratio,
-            ``trimmed`` in all, and ``per_module`` counts.
+            ``trimmed`` in all, and ``per_module`` counts. With ``trim_ratio=0`` nothing is measured or cut.
         """
         args: ScissorhandsConfig = self.args
+        if args.trim_ratio == 0:
+            return {"threshold": None, "candidates": 0, "above_threshold": 0, "trimmed": 0, "per_module": {}}
         scope = self._parameters(self.scopes.reinit)
         candidates = scope if args.threshold_scope == "reinit" else self._parameters(self.scopes.trained)
         size, world = self._forget_batch_size(), self.accelerator.num_processes
@@ -268,6 +276,24 @@ class ScissorhandsTrainer(Trainer):
         )
         return report
 
+    # ---- The losses: what a kind of model replaces ----
+
+    def compute_batch_loss(self, model: nn.Module, batch: dict[str, Any], return_outputs: bool = False) -> Any:
+        """L of a flat batch, as Trainer computes it (`compute_loss_func`, label smoothing); with outputs if asked."""
+        return super().compute_loss(model, batch, return_outputs)
+
+    def compute_forget_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """What repair measures on a forget batch: L(D_f)."""
+        return self.compute_batch_loss(model, batch)
+
+    def forget_term(self, forget_loss: Tensor) -> Tensor:
+        """What repair adds to L(D_r): −λ·min(L(D_f), ceiling)."""
+        return -self.args.forget_weight * forget_loss.clamp(max=self.forget_loss_ceiling)
+
+    def compute_sensitivity_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """L(D_f) of which the sensitivity and the gradient memories take the gradient."""
+        return self.compute_batch_loss(model, batch)
+
     # ---- Step 4: repair ----
 
     def compute_loss(
@@ -280,7 +306,7 @@ class ScissorhandsTrainer(Trainer):
         """L(D_r) − λ·min(L(D_f), ceiling) of a paired batch; the plain loss of a flat (evaluation) batch."""
         if not is_pair(inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        retain_loss, outputs = super().compute_loss(model, inputs[RETAIN], return_outputs=True)
+        retain_loss, outputs = self.compute_batch_loss(model, inputs[RETAIN], return_outputs=True)
         self._log_window.add(RETAIN, retain_loss)
         self._epoch_window.add(RETAIN, retain_loss)
         loss = retain_loss
@@ -288,11 +314,11 @@ class ScissorhandsTrainer(Trainer):
             # With λ = 0 the forget loss is still measured, but nothing is kept for a backward pass.
             ungraded = contextlib.nullcontext() if self.args.forget_weight else torch.no_grad()
             with ungraded, unrecorded_batch_norm(self.model):
-                forget_loss = super().compute_loss(model, inputs[FORGET])
+                forget_loss = self.compute_forget_loss(model, inputs[FORGET])
             self._log_window.add(FORGET, forget_loss)
             self._step_forget_losses.append(forget_loss.detach())
             if self.args.forget_weight:
-                loss = loss - self.args.forget_weight * forget_loss.clamp(max=self.forget_loss_ceiling)
+                loss = loss + self.forget_term(forget_loss)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -494,7 +520,8 @@ class _ScissorhandsCallback(TrainerCallback):
         if self.trainer.trim_report is None:
             self.trainer.trim_report = self.trainer.trim()
             cut = self.trainer.trim_report
-            self.trainer.log({"trim_threshold": cut["threshold"], "trimmed_weights": cut["trimmed"]})
+            if cut["threshold"] is not None:
+                self.trainer.log({"trim_threshold": cut["threshold"], "trimmed_weights": cut["trimmed"]})
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._start_epoch()

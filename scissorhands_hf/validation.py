@@ -1,6 +1,7 @@
 """What a run needs, checked before any weight is touched. Each error names the argument, its value and the way out."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 _ID_COLUMNS = ("id", "ids", "example_id", "uid")
 
 
-def check_arguments(args: TrainingArguments | None) -> None:
+def check_arguments(args: TrainingArguments | None, objectives: Sequence[str]) -> None:
     """Reject settings under which the method would not compute what it says."""
     if not isinstance(args, ScissorhandsConfig):
         raise TypeError(
@@ -46,7 +47,7 @@ def check_arguments(args: TrainingArguments | None) -> None:
             f"{args.n_gpu} GPUs in one process would train with nn.DataParallel, which splits paired batches wrongly. Start "
             "one process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES."
         )
-    if args.forget_objective != "ascent":
+    if args.forget_objective not in objectives:
         raise ValueError(
             f"forget_objective={args.forget_objective!r} needs a diffusion pipeline's prompts and frozen original; a trainer "
             "that is given batches with a loss supports forget_objective='ascent'"

@@ -72,7 +72,6 @@ def test_unknown_recipe_lists_the_names() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("trim_ratio", 0.0),
         ("trim_ratio", 1.0),
         ("trim_ratio", -0.1),
         ("trim_ratio", math.nan),

@@ -1,0 +1,1 @@
+"""The diffusers door: remove a concept from a text-to-image pipeline."""

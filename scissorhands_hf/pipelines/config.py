@@ -1,0 +1,90 @@
+"""The settings of a concept's erasure: those of every Scissorhands run, and what pictures and targets they are applied to."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config import ScissorhandsConfig
+
+
+_CHOICES = {"retain_objective": ("distillation", "data"), "redirect_teacher": ("frozen", "live")}
+_ERASURE_FIELDS = (
+    "pictures_per_concept",
+    "retain_pictures",
+    "retain_objective",
+    "negative_guidance_strength",
+    "redirect_teacher",
+    "sensitivity_guidance",
+    "damage_limit",
+    "evaluations",
+    "patience",
+    "max_steps",
+)
+
+
+@dataclass
+class ConceptErasureConfig(ScissorhandsConfig):
+    r"""
+    Settings of `erase_concept`: all of [`ScissorhandsConfig`] and the following. `max_steps` is the length of repair; the noisy
+    examples are divided over `num_train_epochs`, at the start of each of which the gradient memories are renewed.
+
+    Args:
+        pictures_per_concept (`int`, defaults to 64):
+            Pictures that the pipeline draws of each concept; with `forget_images` given, none are drawn.
+        retain_pictures (`int`, defaults to 128):
+            Pictures that it draws of what is to be kept; with `retain_images` given, none are drawn.
+        retain_objective (`str`, defaults to `"distillation"`):
+            `"distillation"`: predict on retain pictures what the frozen original predicts. `"data"`: the denoising loss, as in
+            the reference.
+        negative_guidance_strength (`float`, defaults to 1):
+            η ≥ 0 of the objective `"negative_guidance"` (ESD, arXiv:2303.07345).
+        redirect_teacher (`str`, defaults to `"frozen"`):
+            Whose prediction for the anchor's prompt the objective `"redirect"` follows: the frozen original's, or that of the
+            model in training (`"live"`, as in the reference).
+        sensitivity_guidance (`float`, defaults to 0):
+            Guidance scale of the prediction whose denoising loss the connection sensitivity is measured on; 0: the plain
+            conditional prediction.
+        damage_limit (`float`, defaults to 0.05):
+            Share, > 0, by which the denoising loss of kept prompts may rise; beyond it the run warns, and steps that exceed it
+            are not chosen when others do not.
+        evaluations (`int`, defaults to 4):
+            How often in a run the trade-off between forgetting and damage is measured; the best step's weights are kept.
+        patience (`int`, *optional*):
+            Stop when that many measurements in a row bring nothing better. Default: never.
+
+    Raises:
+        ValueError: a value outside its range; raised at construction.
+    """
+
+    pictures_per_concept: int = field(default=64, metadata={"help": "Pictures that the pipeline draws of each concept."})
+    retain_pictures: int = field(default=128, metadata={"help": "Pictures that it draws of what is to be kept."})
+    retain_objective: str = field(default="distillation", metadata={"help": "'distillation' from the original, or 'data'."})
+    negative_guidance_strength: float = field(default=1.0, metadata={"help": "η >= 0 of 'negative_guidance'."})
+    redirect_teacher: str = field(default="frozen", metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'."})
+    sensitivity_guidance: float = field(default=0.0, metadata={"help": "Guidance scale of the sensitivity's loss; 0: none."})
+    damage_limit: float = field(default=0.05, metadata={"help": "Share by which the loss on kept prompts may rise, > 0."})
+    evaluations: int = field(default=4, metadata={"help": "Measurements of the trade-off in a run."})
+    patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
+    # A concept needs few steps; Trainer's own default of -1 would count epochs of a set that is made to measure.
+    max_steps: int = field(default=200, metadata={"help": "Optimizer steps of repair."})
+
+    def _check_method_fields(self) -> None:
+        super()._check_method_fields()
+
+        def require(condition: bool, name: str, demand: str) -> None:
+            if not condition:
+                raise ValueError(f"{name}={getattr(self, name)!r} {demand}")
+
+        for name, choices in _CHOICES.items():
+            require(getattr(self, name) in choices, name, f"is not one of {', '.join(map(repr, choices))}")
+        for name in ("pictures_per_concept", "retain_pictures", "evaluations", "max_steps"):
+            require(int(getattr(self, name)) == getattr(self, name) >= 1, name, "must be a whole number >= 1")
+        for name in ("negative_guidance_strength", "sensitivity_guidance"):
+            require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, name, "must be a number >= 0")
+        require(self.damage_limit > 0, "damage_limit", "must be > 0, as 0.05")
+        require(self.patience is None or self.patience >= 1, "patience", "must be a whole number >= 1, or None")
+        require(self.evaluations <= self.max_steps, "evaluations", f"exceeds max_steps={self.max_steps}")
+
+    def method_settings(self) -> dict[str, Any]:
+        """The effective values of the method's fields, JSON-ready."""
+        return {**super().method_settings(), **{name: getattr(self, name) for name in _ERASURE_FIELDS}}

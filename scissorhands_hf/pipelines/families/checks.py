@@ -1,0 +1,141 @@
+"""States of a pipeline in which its weights cannot be changed and saved as they are: each refused by name, with the way out."""
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from torch import nn
+
+
+def refuse(pipe: Any, problem: str, way_out: str) -> NoReturn:
+    """Raise the ValueError of an unsupported pipeline."""
+    raise ValueError(f"{type(pipe).__name__} is not supported as it is: {problem}. {way_out}")
+
+
+def check_pipeline(pipe: Any) -> None:
+    """
+    Refuse pipelines whose weights are offloaded, quantised, compiled, or mixed with adapters.
+
+    Raises:
+        TypeError: `pipe` is no diffusers pipeline.
+        ValueError: one of these states; the message names the component and the call that leads out of it.
+    """
+    if not isinstance(getattr(pipe, "components", None), dict) or not hasattr(pipe, "scheduler"):
+        raise TypeError(
+            f"pipe is a {type(pipe).__name__}; a diffusers pipeline is needed, as from DiffusionPipeline.from_pretrained(...)"
+        )
+    _check_placement(pipe)
+    for name, component in _modules(pipe):
+        _check_wrapped(pipe, name, component)
+        _check_hooks(pipe, name, component)
+        _check_quantised(pipe, name, component)
+        _check_adapters(pipe, name, component)
+        _check_memory(pipe, name, component)
+    fused = getattr(pipe, "fused_loras", None)
+    if fused:
+        refuse(
+            pipe,
+            f"LoRA weights are fused into it (pipe.fused_loras={sorted(fused)})",
+            "Take them out with pipe.unfuse_lora() and pipe.unload_lora_weights(); or, to keep them for good, call "
+            "pipe.unload_lora_weights(), pipe.save_pretrained(folder) and load that folder.",
+        )
+
+
+def _modules(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, part) for name, part in pipe.components.items() if isinstance(part, nn.Module))
+
+
+def _check_placement(pipe: Any) -> None:
+    if getattr(pipe, "hf_device_map", None) is not None:
+        refuse(
+            pipe,
+            f"its components are spread over devices (pipe.hf_device_map={pipe.hf_device_map})",
+            "Call pipe.reset_device_map() and pipe.to(device), or load it without device_map.",
+        )
+    if getattr(pipe, "_all_hooks", None):
+        refuse(pipe, "model CPU offloading is on", "Call pipe.remove_all_hooks() and pipe.to(device) first.")
+
+
+def _check_wrapped(pipe: Any, name: str, component: nn.Module) -> None:
+    if hasattr(component, "_orig_mod"):
+        refuse(
+            pipe,
+            f"its {name} is a compiled module",
+            f"Erase first and compile afterwards: pipe.{name} = pipe.{name}._orig_mod.",
+        )
+    if hasattr(component, "module") and isinstance(component.module, nn.Module):
+        refuse(pipe, f"its {name} is wrapped in {type(component).__name__}", f"Unwrap it: pipe.{name} = pipe.{name}.module.")
+
+
+def _check_hooks(pipe: Any, name: str, component: nn.Module) -> None:
+    for path, module in component.named_modules():
+        where = f"{name}.{path}" if path else name
+        if hasattr(module, "_hf_hook"):
+            refuse(
+                pipe,
+                f"accelerate's {type(module._hf_hook).__name__} moves the weights of {where} (offloading or a device map)",
+                "Call pipe.remove_all_hooks() and pipe.to(device) first, or load it without offloading.",
+            )
+        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
+        if hooks:
+            kind = next(iter(hooks))
+            if "group_offload" in kind or "layerwise" in kind:
+                way_out = "Load the pipeline again without it, and switch it on after erasing."
+            elif "cache" in kind or "pyramid" in kind or "fbc" in kind:
+                way_out = f"Call pipe.{name}.disable_cache() first."
+            else:
+                way_out = f"Remove it: pipe.{where}._diffusers_hook.remove_hook({kind!r}, recurse=True)."
+            refuse(pipe, f"diffusers' hook {kind!r} changes how {where} computes", way_out)
+        if getattr(module, "fused_projections", False):
+            refuse(
+                pipe,
+                f"the attention projections of {where} are fused into copies that saving leaves out",
+                "Call pipe.unfuse_qkv_projections() first.",
+            )
+
+
+def _check_quantised(pipe: Any, name: str, component: nn.Module) -> None:
+    method = getattr(component, "quantization_method", None)
+    quantised = getattr(component, "is_quantized", False) or getattr(component, "hf_quantizer", None) is not None
+    kind = getattr(method, "value", method)
+    odd = next(
+        (
+            (path, parameter)
+            for path, parameter in component.named_parameters()
+            if not parameter.is_floating_point() or parameter.element_size() < 2 or type(parameter) is not nn.Parameter
+        ),
+        None,
+    )
+    if odd is not None and not quantised:
+        kind = f"{type(odd[1]).__name__} of {odd[1].dtype} at {odd[0]}"
+    if quantised or odd is not None:
+        refuse(
+            pipe,
+            f"the weights of its {name} are quantised ({kind or 'by a quantizer'})",
+            "Load the pipeline without quantization_config (in bfloat16 if memory is short), erase, and quantise the result.",
+        )
+
+
+def _check_adapters(pipe: Any, name: str, component: nn.Module) -> None:
+    adapters = getattr(component, "peft_config", None)
+    layer = next((path for path, module in component.named_modules() if hasattr(module, "lora_A")), None)
+    if adapters or layer is not None:
+        names = f" ({', '.join(map(repr, adapters))})" if isinstance(adapters, dict) else ""
+        refuse(
+            pipe,
+            f"its {name} has LoRA adapters{names}, which could be switched off or on again afterwards",
+            "Take them off with pipe.unload_lora_weights(); or, to keep them for good, call pipe.fuse_lora(), "
+            "pipe.unload_lora_weights(), pipe.save_pretrained(folder) and load that folder.",
+        )
+
+
+def _check_memory(pipe: Any, name: str, component: nn.Module) -> None:
+    meta = next((path for path, parameter in component.named_parameters() if parameter.device.type == "meta"), None)
+    if meta is not None:
+        refuse(
+            pipe,
+            f"the weight {meta} of its {name} has no memory (device 'meta')",
+            "Load the pipeline without offloading or device_map.",
+        )
+    sharded = next((path for path, parameter in component.named_parameters() if hasattr(parameter, "to_local")), None)
+    if sharded is not None:
+        refuse(pipe, f"the weight {sharded} of its {name} is sharded over processes", "Load it without a parallel plan.")

@@ -1,0 +1,227 @@
+"""What a concept is called: checks on its name, the prompts that ask for it, and the prompts that must not change."""
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .families import Family
+
+
+# {}: the concept as typed; {one}: with an article; {many}: in the plural. Style and object prompts alike.
+CONCEPT_TEMPLATES = (
+    "{}",
+    "{one}",
+    "{many}",
+    "a photo of {one}",
+    "a photo of {}",
+    "a picture of {one}",
+    "a picture of {many}",
+    "an image of {one}",
+    "the {}",
+)
+# Used for the report alone: no run trains on these.
+PARAPHRASE_TEMPLATES = (
+    "here is {one}",
+    "this is an image of {one}",
+    "a picture showing {one}",
+    "look at the photo of the {}",
+    "a small picture of {many}",
+    "one photo of {one}",
+)
+# Everyday things and looks for models of everything. Basic-level words on purpose: "animal" would bring back an erased dog.
+GENERIC_SUBJECTS = (
+    "apple", "backpack", "bag", "ball", "banana", "beach", "bear", "bed", "belt", "bench", "bicycle", "bird", "boat", "book",
+    "boot", "bottle", "bowl", "boy", "bread", "bridge", "bus", "cake", "camera", "car", "carrot", "castle", "cat", "chair",
+    "church", "city", "clock", "coat", "computer", "couch", "cow", "cup", "desert", "dog", "door", "dress", "duck", "elephant",
+    "fish", "flower", "forest", "fork", "garden", "giraffe", "girl", "glass", "guitar", "hat", "helmet", "horse", "hotel",
+    "house", "island", "jacket", "jeans", "kitchen", "knife", "lake", "lamp", "lion", "man", "mountain", "ocean", "orange",
+    "oven", "park", "phone", "piano", "pizza", "plate", "pullover", "rabbit", "river", "road", "robot", "sandal", "sandwich",
+    "scarf", "sheep", "ship", "shirt", "skirt", "sneaker", "sock", "spoon", "street", "suit", "suitcase", "sweater", "table",
+    "t-shirt", "teddy bear", "tiger", "toaster", "tower", "train", "tree", "trousers", "truck", "umbrella", "vase", "village",
+    "violin", "watch", "window", "wine", "woman", "zebra", "ankle boot",
+)  # fmt: skip
+GENERIC_LOOKS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white", "small", "old")
+EMPTY_SHARE = 0.15  # of the retain prompts: guidance leans on what the model draws without words
+_MASS_OR_PLURAL = ("trousers", "jeans", "bread", "wine", "glass")
+
+
+@dataclass(frozen=True)
+class ConceptPrompts:
+    """Prompts of one run: those to change, what each is redirected to, those to keep, and those that only the report draws."""
+
+    concepts: list[str]
+    anchor: str | None
+    forget: list[str]
+    anchors: list[str]
+    retain: list[str]
+    report: list[tuple[str, str, str | None]]  # prompt, group, label
+
+
+def check_names(
+    concept: str | Sequence[str], anchor: str | None, keep: Sequence[str] | None, family: Family
+) -> tuple[list[str], str | None, list[str]]:
+    """The names, stripped, as lists.
+
+    Raises:
+        TypeError: something that is no text.
+        ValueError: empty or repeated names, a concept that is the anchor or stands inside it or `keep`, a text that the text
+            encoder would cut; the message says which.
+    """
+    concepts = [concept] if isinstance(concept, str) else list(concept)
+    if isinstance(keep, str):
+        raise TypeError(f"keep={keep!r} is one text; give a list, keep=[{keep!r}]")
+    kept = list(keep or [])
+    if not concepts:
+        raise ValueError("concept is an empty list; name what to erase")
+    for argument, names in (("concept", concepts), ("anchor", [] if anchor is None else [anchor]), ("keep", kept)):
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{argument} holds {name!r}, a {type(name).__name__}; names are texts")
+            if not name.strip():
+                raise ValueError(f"{argument}={name!r} is empty; name it in words, as in a prompt")
+            cut = family.token_overflow(_longest(name))
+            if cut:
+                raise ValueError(
+                    f"{argument}={name!r} is longer than the {family.text_limit()} tokens that the text encoder reads with a "
+                    f"template around it: {cut!r} would be cut off. Use a shorter name."
+                )
+    concepts, kept = [_tidy(name) for name in concepts], [_tidy(name) for name in kept]
+    anchor = None if anchor is None else _tidy(anchor)
+    repeated = {name for name in concepts if [c.casefold() for c in concepts].count(name.casefold()) > 1}
+    if repeated:
+        raise ValueError(f"concept names {sorted(repeated)} twice; name each concept once")
+    for name in concepts:
+        if anchor is not None and mentions(anchor, name):
+            raise ValueError(
+                f"anchor={anchor!r} contains the concept {name!r}, so redirecting to it would erase nothing. Choose what "
+                "pictures should show instead, or leave anchor at None for the model's own unguided picture."
+            )
+        clash = next((text for text in kept if mentions(text, name)), None)
+        if clash is not None:
+            raise ValueError(f"keep holds {clash!r}, which contains the concept {name!r}; it cannot be kept and erased")
+    return concepts, anchor, kept
+
+
+def build_prompts(
+    concepts: Sequence[str],
+    anchor: str | None,
+    keep: Sequence[str],
+    erased_before: Sequence[str],
+    family: Family,
+    retain_count: int,
+    seed: int,
+) -> ConceptPrompts:
+    """All prompts of a run; a function of its arguments.
+
+    Args:
+        concepts, anchor, keep: checked names.
+        erased_before: concepts of earlier runs: their prompts are kept as the model draws them now.
+        family: of the pipeline, for the words that its tokenizer knows.
+        retain_count: prompts to keep, one for each retain picture.
+        seed: of their choice.
+    """
+    forget, anchors = [], []
+    for name in concepts:
+        for template in CONCEPT_TEMPLATES:
+            text = fill(template, name, family)
+            if text is not None and text not in forget:
+                forget.append(text)
+                anchors.append("" if anchor is None else fill(template, anchor, family) or anchor)
+    subjects, looks = _generic(concepts, family)
+    chance = random.Random(seed)
+    wanted = [*keep, *([anchor] if anchor else [])]
+    retain = []
+    for number in range(retain_count):
+        if chance.random() < EMPTY_SHARE:
+            retain.append("")
+            continue
+        # Half of the room is for what the user named, the rest for everything else.
+        pool = wanted if wanted and (number % 2 or not subjects) else subjects
+        if erased_before and number % 4 == 0:
+            pool = list(erased_before)
+        if not pool:
+            retain.append("")
+            continue
+        name = pool[(number // 2) % len(pool)] if pool is wanted else chance.choice(pool)
+        if pool is subjects and looks and chance.random() < 0.5:
+            name = f"{chance.choice(looks)} {name}"
+        retain.append(fill(chance.choice(CONCEPT_TEMPLATES), name, family) or name)
+    return ConceptPrompts(
+        list(concepts), anchor, forget, anchors, retain, _report_prompts(concepts, keep, subjects, looks, family)
+    )
+
+
+def fill(template: str, name: str, family: Family | None = None) -> str | None:
+    """A prompt from a template; None for a plural that the tokenizer would have to spell where it knows the name itself."""
+    plural = _plural(name)
+    if "{many}" in template and family is not None and plural != name:
+        last, last_plural = name.split()[-1], plural.split()[-1]
+        if family.known_words([last]) and not family.known_words([last_plural]):
+            return None
+    return template.format(name, one=_with_article(name), many=plural)
+
+
+def mentions(text: str, name: str) -> bool:
+    """Whether `text` contains the words of `name`, or their plural, in a row."""
+    pattern = "|".join(re.escape(form.casefold()) for form in (name, _plural(name)))
+    return re.search(rf"(?<!\w)(?:{pattern})(?!\w)", text.casefold()) is not None
+
+
+def _generic(concepts: Sequence[str], family: Family) -> tuple[list[str], list[str]]:
+    """Subjects and looks that the tokenizer knows as words and that no concept is part of, nor part of a concept."""
+
+    def usable(words: Iterable[str]) -> list[str]:
+        clear = [w for w in words if not any(mentions(w, concept) or mentions(concept, w) for concept in concepts)]
+        parts = sorted({part for word in clear for part in word.replace("-", " - ").split()})
+        known = set(family.known_words(parts))
+        return [word for word in clear if set(word.replace("-", " - ").split()) <= known]
+
+    return usable(GENERIC_SUBJECTS), usable(GENERIC_LOOKS)
+
+
+def _report_prompts(
+    concepts: Sequence[str], keep: Sequence[str], subjects: Sequence[str], looks: Sequence[str], family: Family
+) -> list[tuple[str, str, str | None]]:
+    rows: list[tuple[str, str, str | None]] = []
+    for name in concepts:
+        rows += [(f"a photo of {_with_article(name)}", "concept", name)]
+        texts = [fill(template, name, family) for template in PARAPHRASE_TEMPLATES[:3]]
+        rows += [(text, "paraphrase", name) for text in texts if text]
+    rows += [(f"a photo of {_with_article(name)}", "kept", name) for name in keep[:8]]
+    for number, name in enumerate(_spread(subjects, 6 if not keep else 2)):
+        rows.append((f"a photo of {_with_article(name)}", "kept" if not keep else "neighbour", name))
+        if looks and number % 2:
+            look = looks[(number // 2) % len(looks)]
+            rows.append((f"a photo of {_with_article(f'{look} {name}')}", "kept" if not keep else "neighbour", name))
+    return rows
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the names, evenly over the list."""
+    return list(dict.fromkeys(names[i * len(names) // count] for i in range(count))) if names else []
+
+
+def _tidy(name: str) -> str:
+    return " ".join(name.split())
+
+
+def _with_article(name: str) -> str:
+    if name.split()[-1] in _MASS_OR_PLURAL:
+        return name
+    return f"{'an' if name[0].casefold() in 'aeiou' else 'a'} {name}"
+
+
+def _plural(name: str) -> str:
+    word = name.casefold()
+    if name.split()[-1] in _MASS_OR_PLURAL or word.endswith(("ss", "s")) and not word.endswith("ss"):
+        return name
+    if word.endswith(("ss", "x", "ch", "sh", "z")):
+        return f"{name}es"
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return f"{name[:-1]}ies"
+    return f"{name}s"
+
+
+def _longest(name: str) -> str:
+    return max((template.format(name, one=_with_article(name), many=_plural(name)) for template in CONCEPT_TEMPLATES), key=len)
