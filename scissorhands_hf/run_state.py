@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def load_run_state(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def library_versions() -> dict[str, str]:
+_LIBRARIES = ("scissorhands_hf", "torch", "transformers", "accelerate", "datasets")
+
+
+def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
     """Versions of what the figures depend on."""
-    names = ("scissorhands_hf", "torch", "transformers", "accelerate", "datasets")
     return {name: importlib.metadata.version(name) for name in names}

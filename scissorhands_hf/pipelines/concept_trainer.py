@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from ..audit.report import UnlearningReport
 from ..trainer import ScissorhandsTrainer
@@ -56,6 +56,8 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             eval_dataset={"retain": retain_eval, "forget": forget_eval},
             callbacks=[*callbacks, *([EarlyStoppingCallback(args.patience)] if args.patience else [])],
         )
+        # Without a progress bar Trainer prints each log; the caller has the callback and the report.
+        self.remove_callback(PrinterCallback)
 
     # ---- Losses ----
 

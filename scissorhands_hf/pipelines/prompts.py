@@ -35,7 +35,7 @@ GENERIC_SUBJECTS = (
     "boot", "bottle", "bowl", "boy", "bread", "bridge", "bus", "cake", "camera", "car", "carrot", "castle", "cat", "chair",
     "church", "city", "clock", "coat", "computer", "couch", "cow", "cup", "desert", "dog", "door", "dress", "duck", "elephant",
     "fish", "flower", "forest", "fork", "garden", "giraffe", "girl", "glass", "guitar", "hat", "helmet", "horse", "hotel",
-    "house", "island", "jacket", "jeans", "kitchen", "knife", "lake", "lamp", "lion", "man", "mountain", "ocean", "orange",
+    "house", "island", "jacket", "jeans", "kitchen", "knife", "lake", "lamp", "lion", "man", "mountain", "ocean",
     "oven", "park", "phone", "piano", "pizza", "plate", "pullover", "rabbit", "river", "road", "robot", "sandal", "sandwich",
     "scarf", "sheep", "ship", "shirt", "skirt", "sneaker", "sock", "spoon", "street", "suit", "suitcase", "sweater", "table",
     "t-shirt", "teddy bear", "tiger", "toaster", "tower", "train", "tree", "trousers", "truck", "umbrella", "vase", "village",
