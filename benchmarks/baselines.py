@@ -125,7 +125,7 @@ def uce(
 
 
 def _aligned(pipe: StableDiffusionPipeline, prompt: str, word: str, instead: str) -> tuple[Tensor, Tensor]:
-    """Outputs (n, width) of ``prompt`` from the last token of ``word`` on, and as many of ``instead``, its end at the same place."""
+    """Outputs (n, width) of ``prompt`` from the last token of ``word`` on, and as many of ``instead``, end beside end."""
     tokens, others = (pipe.tokenizer(text, padding="max_length", truncation=True).input_ids for text in (prompt, instead))
     wanted, end = pipe.tokenizer(word, add_special_tokens=False).input_ids[-1], pipe.tokenizer.eos_token_id
     start = len(tokens) - 1 - tokens[::-1].index(wanted)

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import safetensors.torch
 import torch
+import transformers
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
@@ -72,7 +74,9 @@ def questions(concept: str) -> list[Question]:
     ask.append(Question(make_prompt("a photo of {one}", concept, "blue"), concept, "concept"))
     ask += [Question(make_prompt(t, concept), concept, "paraphrase") for t in (*HELD_OUT_TEMPLATES, *UNUSED_TEMPLATES)]
     ask += [Question(make_prompt("a photo of {one}", name), name, "kept") for name in others]
-    ask += [Question(make_prompt("a photo of {one}", n, c), c, "kept") for c, n in zip(COLOUR_NAMES, others[::-1], strict=False)]
+    ask += [
+        Question(make_prompt("a photo of {one}", n, c), c, "kept") for c, n in zip(COLOUR_NAMES, others[::-1], strict=False)
+    ]
     return ask
 
 
@@ -83,9 +87,7 @@ def _questions_of_colour(colour: str) -> list[Question]:
     ask += [Question(make_prompt("a photo of {one}", name, colour), colour, "concept") for name in ("dress", "bag")]
     ask += [
         Question(make_prompt(template, name, colour), colour, "paraphrase")
-        for template, name in zip(
-            (*HELD_OUT_TEMPLATES, *UNUSED_TEMPLATES), (*CLASS_NAMES, *CLASS_NAMES), strict=False
-        )
+        for template, name in zip((*HELD_OUT_TEMPLATES, *UNUSED_TEMPLATES), (*CLASS_NAMES, *CLASS_NAMES), strict=False)
     ]
     ask += [Question(make_prompt("a photo of {one}", name), name, "kept") for name in CLASS_NAMES]
     ask += [Question(make_prompt("a photo of {one}", n, c), c, "kept") for c, n in zip(others, CLASS_NAMES[::-1], strict=False)]
@@ -96,6 +98,8 @@ def _questions_of_colour(colour: str) -> list[Question]:
 
 
 def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
