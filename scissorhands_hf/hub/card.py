@@ -230,6 +230,8 @@ def _versions(public: dict[str, Any]) -> Safe:
 def _snippet(info: CardInfo, repo_id: str | None) -> Safe:
     """Code that loads what the card is about. A folder is loaded by ".", the place of the card."""
     place = f'"{repo_id}"' if repo_id else '"."'
+    if info.variant:
+        place += f', variant="{info.variant}"'
     comment = "" if repo_id else "  # the folder of this file"
     if info.library == "diffusers":
         lines = [

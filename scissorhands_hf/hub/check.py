@@ -6,6 +6,7 @@ Converters have published the weights from before by mistake; a stale file besid
 import inspect
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,12 @@ def check_diffusers(folder: Path, pipe: Any | None, check: str = "full", variant
         raise UploadRefusedError(f"model_index.json names the class {name!r}, which stock diffusers does not have")
     modules = {} if pipe is None else {key: part for key, part in pipe.components.items() if isinstance(part, nn.Module)}
     types: dict[str, torch.dtype] = {key: part.dtype for key, part in modules.items() if hasattr(part, "dtype")}
-    reloaded = diffusers.DiffusionPipeline.from_pretrained(
-        folder, torch_dtype={**types, "default": torch.float32} if types else None, variant=variant, local_files_only=True
-    )
+    with warnings.catch_warnings():
+        # diffusers 0.42 would have it called dtype, which 0.40 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        reloaded = diffusers.DiffusionPipeline.from_pretrained(
+            folder, torch_dtype={**types, "default": torch.float32} if types else None, variant=variant, local_files_only=True
+        )
     if pipe is not None and type(reloaded).__name__ != type(pipe).__name__:
         raise UploadRefusedError(f"the folder loads as {type(reloaded).__name__}, the live pipeline is a {type(pipe).__name__}")
     for key, part in reloaded.components.items():

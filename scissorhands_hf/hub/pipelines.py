@@ -1,6 +1,7 @@
 """Saves and pushes a diffusers pipeline that was made to forget, with its card."""
 
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -77,6 +78,8 @@ def save_pipeline(
         raise ValueError("push_to_hub=True: save first, then call pipe.push_to_hub(repo_id)")
     if variant == FP16 and fp16_variant:
         raise ValueError('give variant="fp16" (half precision alone) or fp16_variant=True (beside full precision), not both')
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):
+        raise ValueError(f"variant={variant!r} becomes a part of file names; use letters, digits and underscores, as 'fp16'")
     _check_variant_type(pipe, variant)
     directory = Path(directory)
     reports = list(reports if reports is not None else getattr(pipe, "erasure_reports", ()))

@@ -50,6 +50,8 @@ _MARKED = set("\\`*_{}[]()#+!~$=-")
 def prose(text: str) -> Safe:
     """A sentence, with every character that Markdown or HTML reads escaped, and nothing in it turned into a link."""
     line = one_line(text, limit=1000)
+    if not line:
+        return Safe("(empty)")
     escaped = "".join(_ENTITIES.get(c, f"\\{c}" if c in _MARKED else c) for c in line)
     # A word joiner, which nobody sees, where readers of Markdown would otherwise find an address and link it.
     escaped = re.sub(r"&#58;(?=//)|(?i:(?<=\bwww)(?=\.))", lambda match: f"{match.group()}&#8288;", escaped)

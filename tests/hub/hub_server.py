@@ -244,7 +244,15 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self.refuse(404, "RevisionNotFound", "Invalid rev id")
             siblings = [{"rfilename": name} for name in sorted(repository.commits[sha])]
             return self.answer(
-                200, {"id": repo_id, "modelId": repo_id, "sha": sha, "private": repository.private, "siblings": siblings, "tags": []}
+                200,
+                {
+                    "id": repo_id,
+                    "modelId": repo_id,
+                    "sha": sha,
+                    "private": repository.private,
+                    "siblings": siblings,
+                    "tags": [],
+                },
             )
 
         def branch(self, repo_id: str, name: str) -> None:

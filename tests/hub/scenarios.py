@@ -203,3 +203,14 @@ def push_to_nowhere(**arguments: str) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return _elsewhere(arguments, HF_ENDPOINT=f"http://127.0.0.1:{port}")
+
+
+def push_pipeline_with_original_unet(repo_id: str, token: str, directory: str) -> None:
+    from scissorhands_hf.hub.push import Destination, push_run
+    from scissorhands_hf.hub.render import load_run
+
+    pipe = changed_pipeline(["dress"])
+    hub.save_pipeline(pipe, directory)
+    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
+    (Path(directory) / weights).write_bytes((PIPELINE / weights).read_bytes())
+    push_run(load_run(directory), Destination(repo_id), token=token, live=pipe)

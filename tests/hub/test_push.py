@@ -85,7 +85,11 @@ def test_pushes_during_training(client: Client, hub: HubServer, token: str, tmp_
     ended = client.train_with_pushes(output_dir=str(tmp_path / "a"), **settings)
     repository = hub.repositories["tester/going"]
     assert ended == {"steps": 5, "error": None} and repository.private
-    assert repository.messages[1:] == ["Training in progress, step 2", "Training in progress, step 4", "Training in progress, step 5"]
+    assert repository.messages[1:] == [
+        "Training in progress, step 2",
+        "Training in progress, step 4",
+        "Training in progress, step 5",
+    ]
     files = repository.files()
     assert set(files) == {
         ".gitattributes", "README.md", "config.json", "model.safetensors", "unlearning.png", "unlearning_report.json",
@@ -147,7 +151,9 @@ def test_a_second_push_keeps_what_users_wrote(client: Client, hub: HubServer, ru
     repository = hub.repositories["tester/shared"]
     text = repository.files()["README.md"].decode()
     edited = text.replace("license: mit\n", "license: mit\nthumbnail: a.png\n").replace("tags:\n", "tags:\n- mine\n")
-    edited = edited.replace("<!-- scissorhands:begin -->", "Hello from the web.\n\n<!-- scissorhands:begin -->") + "\nBelow, too.\n"
+    edited = (
+        edited.replace("<!-- scissorhands:begin -->", "Hello from the web.\n\n<!-- scissorhands:begin -->") + "\nBelow, too.\n"
+    )
     assert edited.count("\n") == text.count("\n") + 6
     files = {**repository.files(), "README.md": edited.encode(), "notes.txt": b"keep me"}
     repository.branches["main"] = repository.add(files, "edited on the web")
@@ -157,7 +163,9 @@ def test_a_second_push_keeps_what_users_wrote(client: Client, hub: HubServer, ru
     (run_folder / "unlearning_report.json").write_text(json.dumps(report))
     client.push(directory=run_folder, repo_id="tester/shared", token=token)
     card = repository.files()["README.md"].decode()
-    assert card.index("Hello from the web.") < card.index("scissorhands:begin") < card.rindex("0.7654") < card.index("Below, too.")
+    assert (
+        card.index("Hello from the web.") < card.index("scissorhands:begin") < card.rindex("0.7654") < card.index("Below, too.")
+    )
     assert card.count("scissorhands:begin") == card.count("Hello from the web.") == card.count("Below, too.") == 1
     assert metadata(card.encode())["thumbnail"] == "a.png"
     assert {"mine", "scissorhands", "machine-unlearning", "arxiv:2401.06187"} <= set(metadata(card.encode())["tags"])
@@ -252,8 +260,10 @@ def test_a_killed_push_goes_on_where_it_was(
     client.push_trainer_shards(directory=str(folder))
     shards = sorted(path.stat().st_size for path in folder.glob("model-*.safetensors"))
     hub.fail("PUT", "/objects/", "hold", times=1)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import scenarios; scenarios.push(*sys.argv[1:3], token=sys.argv[3])"
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder), "tester/killed", token], env=environment)
+    code = "import sys; sys.path.insert(0, sys.argv[4]); import scenarios; scenarios.push(*sys.argv[1:3], token=sys.argv[3])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), "tester/killed", token, str(Path(__file__).parent)], env=environment
+    )
     assert hub.held.wait(120)
     while len(hub.uploads) < len(shards):  # the plot and all shards but the held one
         pass
