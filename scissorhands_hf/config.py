@@ -24,6 +24,8 @@ _DEFAULTS: dict[str, Any] = {
     "projection_margin_unit": "gradient",
     "projection_every": 1,
     "memory_batches": 1,
+    "memory_every": None,
+    "sharpness_radius": 0.0,
     "forget_schedule": "cycle",
 }
 _CHOICES = {
@@ -111,6 +113,11 @@ class ScissorhandsConfig(TrainingArguments):
         memory_batches (`int`, *optional*, defaults to 1):
             Number M of gradient memories, one forget batch each, renewed at the start of every epoch. Each takes as much
             memory as the gradients.
+        memory_every (`int`, *optional*):
+            Renew the memories at every n-th optimizer step, too. Default: at the start of each epoch alone.
+        sharpness_radius (`float`, *optional*, defaults to 0):
+            ρ ≥ 0: the forget part of the loss is minimised at weights moved by ρ towards relearning, along the memories, so
+            that forgetting withstands fine-tuning (arXiv:2010.01412, arXiv:2502.05374; not in the paper). 0: as published.
         divergence_factor (`float`, *optional*, defaults to 2):
             The run stops with an error when the mean retain loss of an epoch exceeds that of the first epoch by this factor,
             > 1.
@@ -180,6 +187,10 @@ class ScissorhandsConfig(TrainingArguments):
     projection_epsilon: float = field(default=1e-3, metadata={"help": "Ridge > 0 of the projection's quadratic problem."})
     projection_every: int | None = field(default=None, metadata={"help": "Project at every n-th optimizer step."})
     memory_batches: int | None = field(default=None, metadata={"help": "Number M of gradient memories."})
+    memory_every: int | None = field(default=None, metadata={"help": "Renew memories at every n-th step; default: each epoch."})
+    sharpness_radius: float | None = field(
+        default=None, metadata={"help": "ρ >= 0: forget at weights moved by ρ towards relearning; 0: as published."}
+    )
     divergence_factor: float = field(
         default=2.0,
         metadata={"help": "Stop when an epoch's retain loss exceeds the first epoch's by this factor, > 1."},
@@ -263,6 +274,10 @@ class ScissorhandsConfig(TrainingArguments):
             "projection_margin",
             "must be a number >= 0",
         )
+        require(
+            math.isfinite(self.sharpness_radius) and self.sharpness_radius >= 0, "sharpness_radius", "must be a number >= 0"
+        )
+        require(self.memory_every is None or self.memory_every >= 1, "memory_every", "must be a whole number >= 1, or None")
         require(self.projection_epsilon > 0, "projection_epsilon", "must be > 0, as 1e-3")
         require(self.divergence_factor > 1, "divergence_factor", "must be > 1, float('inf') to switch the check off")
         for name in (
@@ -272,6 +287,11 @@ class ScissorhandsConfig(TrainingArguments):
             "per_device_train_batch_size",
         ):
             require(int(getattr(self, name)) == getattr(self, name) >= 1, name, "must be a whole number >= 1")
+
+    @property
+    def uses_memories(self) -> bool:
+        """Whether gradient memories are kept: for the projection, or to look ahead at relearning."""
+        return self.projection or self.sharpness_radius > 0
 
     def method_settings(self) -> dict[str, Any]:
         """The effective values of the method's fields and of those training fields that a recipe may set, JSON-ready."""

@@ -12,8 +12,8 @@ FORGET = "forget"
 
 
 def is_pair(inputs: Any) -> bool:
-    """Whether ``inputs`` is a paired training batch, as opposed to a flat (evaluation) batch."""
-    return isinstance(inputs, dict) and RETAIN in inputs and inputs.keys() <= {RETAIN, FORGET}
+    """Whether ``inputs`` is a paired training batch, or a half of one by its name, as opposed to a flat (evaluation) batch."""
+    return isinstance(inputs, dict) and bool(inputs) and inputs.keys() <= {RETAIN, FORGET}
 
 
 class PairedDataset(Dataset):

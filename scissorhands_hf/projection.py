@@ -1,6 +1,7 @@
-"""Gradient memories of a model in training: filling them, and projecting the gradients that backward left."""
+"""Gradient memories of a model in training: filling them, projecting the gradients that backward left, and looking ahead."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -60,3 +61,29 @@ def project_gradients(memory: GradientMemory, parameters: Iterable[nn.Parameter]
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
     return memory.project(gradients)
+
+
+@contextmanager
+def relearned_weights(memory: GradientMemory, parameters: Iterable[nn.Parameter], radius: float) -> Iterator[None]:
+    r"""Inside, the weights are where relearning would take them: :math:`\theta + \rho\, m / \|m\|`, m the sum of the memories.
+
+    Sharpness-aware minimisation (arXiv:2010.01412) as unlearning uses it (arXiv:2502.05374): what is asked of the forget set
+    is asked where an attacker arrives who descends its loss. A memory is :math:`-\nabla L(D_f)`, so it points there.
+
+    Args:
+        memory: filled for ``parameters``, in their order.
+        parameters: in float32; moved in place and put back, up to rounding.
+        radius: ρ, > 0, the length of the step in weight space.
+    """
+    pairs = [(parameter, row.sum(0).view_as(parameter)) for row, parameter in zip(memory.rows, parameters, strict=True)]
+    length = memory.gram.sum().sqrt().item()  # ‖Σ m_i‖² = Σ_ij ⟨m_i, m_j⟩
+    scale = radius / length if length > 0 else 0.0
+    with torch.no_grad():
+        for parameter, direction in pairs:
+            parameter.add_(direction, alpha=scale)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, direction in pairs:
+                parameter.sub_(direction, alpha=scale)

@@ -73,8 +73,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "stable-diffusion-nudity": _reference_diffusion(1e-5, 0.005, 5, "redirect"),
     "stable-diffusion-class": _reference_diffusion(2e-5, 0.001, 3, "ascent"),
     "concept": {
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-4,
         "trim_ratio": 0.01,
+        "sharpness_radius": 0.1,
+        "memory_every": 5,
         "forget_weight": 1.0,
         "forget_objective": "negative_guidance",
         "num_train_epochs": 1,

@@ -35,7 +35,7 @@ from .data import (
 )
 from .hub.trainer import PublishingMixin
 from .monitoring import RunningMeans, UnlearningDivergedError, evaluation_mode, unrecorded_batch_norm
-from .projection import new_memory, project_gradients, renew_memories
+from .projection import new_memory, project_gradients, relearned_weights, renew_memories
 from .run_state import (
     MEMORY_NAME,
     is_checkpoint,
@@ -305,13 +305,15 @@ class ScissorhandsTrainer(PublishingMixin):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """L(D_r) − λ·min(L(D_f), ceiling) of a paired batch; the plain loss of a flat (evaluation) batch."""
+        """L(D_r) − λ·min(L(D_f), ceiling) of a paired batch, or one of the two of a half; the plain loss of a flat (evaluation)
+        batch."""
         if not is_pair(inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        retain_loss, outputs = self.compute_batch_loss(model, inputs[RETAIN], return_outputs=True)
-        self._log_window.add(RETAIN, retain_loss)
-        self._epoch_window.add(RETAIN, retain_loss)
-        loss = retain_loss
+        loss, outputs = torch.zeros((), device=self.args.device), {}
+        if RETAIN in inputs:
+            loss, outputs = self.compute_batch_loss(model, inputs[RETAIN], return_outputs=True)
+            self._log_window.add(RETAIN, loss)
+            self._epoch_window.add(RETAIN, loss)
         if FORGET in inputs:
             # With λ = 0 the forget loss is still measured, but nothing is kept for a backward pass.
             ungraded = contextlib.nullcontext() if self.args.forget_weight else torch.no_grad()
@@ -325,7 +327,13 @@ class ScissorhandsTrainer(PublishingMixin):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """One micro-batch; at the last of a step the gathered gradient is projected, before Trainer clips it."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.sharpness_radius and FORGET in inputs and self.args.forget_weight:
+            parameters = self._parameters(self.scopes.projected).values()
+            with relearned_weights(self._memory, parameters, self.args.sharpness_radius):
+                loss = super().training_step(model, {FORGET: inputs[FORGET]}, num_items_in_batch)
+            loss = loss + super().training_step(model, {RETAIN: inputs[RETAIN]}, num_items_in_batch)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise self._diverged(f"the loss is {loss.item()}")
         if self.accelerator.sync_gradients:
@@ -340,9 +348,8 @@ class ScissorhandsTrainer(PublishingMixin):
         epoch = self.state.global_step // self._steps_per_epoch()
         # Accelerate and Trainer lose a batch sampler's set_epoch when a resumed multi-process run skips batches.
         self._sampler.set_epoch(epoch)
-        if not self.args.projection:
+        if not self.args.uses_memories:
             return
-        started = time.perf_counter()
         parameters = self._parameters(self.scopes.projected)
         if self._memory is None:
             self._memory = new_memory(self.args)
@@ -351,8 +358,20 @@ class ScissorhandsTrainer(PublishingMixin):
             self._memory.load_state_dict(safetensors.torch.load_file(self._memory_to_resume))
             self._memory_to_resume = None
             return
+        self._renew_memories(epoch)
+
+    def _start_step(self) -> None:
+        """Renew the gradient memories within an epoch, where that is asked for."""
+        step, every = self.state.global_step, self.args.memory_every
+        if self.args.uses_memories and every and step % every == 0 and step % self._steps_per_epoch():
+            self._renew_memories(step // self._steps_per_epoch(), step % self._steps_per_epoch())
+
+    def _renew_memories(self, epoch: int, step: int = 0) -> None:
+        """Replace the memories by gradients of random forget batches, a function of the seed, the epoch and its step."""
+        started = time.perf_counter()
+        parameters = self._parameters(self.scopes.projected)
         size, world = self._forget_batch_size(), self.accelerator.num_processes
-        seed = self._data_seed() * 1_000_003 + epoch + 1
+        seed = self._data_seed() * 1_000_003 + epoch + 1 + 10_007 * step
         batches = random_batches(len(self.forget_dataset), size * world, self.args.memory_batches, seed)
         mine = [batch[self.accelerator.process_index :: world] for batch in batches]
         with evaluation_mode(self.model, batch_statistics=True):
@@ -523,6 +542,9 @@ class _ScissorhandsCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._start_epoch()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._start_step()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._end_epoch()

@@ -1,4 +1,4 @@
-"""Leave a pipeline as it was found: dtype, devices, flags and random state after any run, and all weights after a failed one."""
+"""Leave a pipeline as it was found: dtype, devices, flags and random state after any run, all weights after a failed one."""
 
 import gc
 import logging

@@ -9,7 +9,8 @@ from .families import family_of
 
 class ConceptErasureMixin:
     """
-    Gives a pipeline class the method `erase_concept`. Put it first: `class MyPipeline(ConceptErasureMixin, StableDiffusionPipeline)`.
+    Gives a pipeline class the method `erase_concept`. Put it first:
+    `class MyPipeline(ConceptErasureMixin, StableDiffusionPipeline)`.
 
     It has no `__init__`, from whose signature diffusers reads a pipeline's components.
     """

@@ -42,14 +42,12 @@ def read_pictures(argument: str, source: Any) -> tuple[list[Image.Image], list[s
         pictures.append(picture)
         captions.append(caption)
     if total == 0:
-        raise ValueError(
-            f"{argument} holds no picture; give PIL images, a folder of pictures, or a dataset with an image column"
-        )
+        raise ValueError(f"{argument} holds no picture; give PIL images, a folder of them, or a dataset with an image column")
     if failures:
         if not pictures or len(failures) > MOST_UNREADABLE * total:
             raise ValueError(
-                f"{argument}: {len(failures)} of {total} pictures cannot be read ({', '.join(sorted(set(failures)))}); repair or "
-                "remove them"
+                f"{argument}: {len(failures)} of {total} pictures cannot be read ({', '.join(sorted(set(failures)))}); "
+                "repair or remove them"
             )
         logger.warning("%s: left out %d of %d pictures, which cannot be read", argument, len(failures), total)
     return pictures, captions
