@@ -22,12 +22,12 @@ from datasets import Dataset
 from fashion_mnist import CLASSES, load_split, predict, train_from_scratch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from unlearning_common import split_forget_retain
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer, UnlearningReport
 from scissorhands_hf.audit import unlearning_metrics
 from scissorhands_hf.audit.metrics import METRICS
 from scissorhands_hf.audit.plot import draw_metrics
+from scissorhands_hf.classification import split_forget_retain
 
 
 EPOCHS = 20

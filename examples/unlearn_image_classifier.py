@@ -10,13 +10,11 @@ ScissorhandsConfig argument is accepted. On several devices: accelerate launch e
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
-from unlearning_common import accuracy, load_examples, print_and_save_report, split_forget_retain
 
-from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
+from scissorhands_hf import ScissorhandsConfig
+from scissorhands_hf.classification import image_inputs, load_examples, split_forget_retain, unlearn_classifier
 
 
 @dataclass
@@ -40,36 +38,16 @@ def main() -> None:
     processor = AutoImageProcessor.from_pretrained(script.model)
     model = AutoModelForImageClassification.from_pretrained(script.model)
 
-    def to_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-        mode = {1: "L", 4: "RGBA"}.get(getattr(model.config, "num_channels", 3), "RGB")
-        images = [image.convert(mode) for image in batch[script.image_column]]
-        if mode == "L":  # image processors expect the axis of channels
-            images = [np.asarray(image)[..., None] for image in images]
-        inputs = processor(images, return_tensors="pt", **({"input_data_format": "channels_last"} if mode == "L" else {}))
-        return {"pixel_values": inputs["pixel_values"], "labels": batch[script.label_column]}
-
     examples = load_examples(script.dataset, script.split)
     forget, retain, choice = split_forget_retain(examples, script.forget_where, script.forget_fraction, args.seed)
     sets = {"forget": forget, "retain": retain}
     if script.test_dataset or script.test_split:
         sets["test"] = load_examples(script.test_dataset or script.dataset, script.test_split or script.split)
+    to_inputs = image_inputs(processor, model, script.image_column, script.label_column)
     sets = {name: dataset.with_transform(to_inputs) for name, dataset in sets.items()}
-
-    trainer = ScissorhandsTrainer(
-        model=model,
-        args=args,
-        train_dataset=sets["retain"],
-        forget_dataset=sets["forget"],
-        eval_dataset=sets,
-        processing_class=processor,
-        compute_metrics=accuracy,
-    )
-    before = trainer.evaluate()
-    trainer.train()
-    after = trainer.evaluate()
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        print_and_save_report(trainer, before, after, choice)
+    report = unlearn_classifier(model, args, processor, sets, choice)
+    if args.process_index == 0:
+        print(report.to_markdown())
 
 
 if __name__ == "__main__":

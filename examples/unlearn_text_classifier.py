@@ -10,12 +10,11 @@ devices: accelerate launch examples/unlearn_text_classifier.py ...
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
-from unlearning_common import accuracy, load_examples, print_and_save_report, split_forget_retain
 
-from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
+from scissorhands_hf import ScissorhandsConfig
+from scissorhands_hf.classification import load_examples, split_forget_retain, text_inputs, unlearn_classifier
 
 
 @dataclass
@@ -39,33 +38,17 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(script.model)
     model = AutoModelForSequenceClassification.from_pretrained(script.model)
 
-    def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
-        tokens = tokenizer(batch[script.text_column], truncation=True, max_length=script.max_length)
-        return {**tokens, "labels": batch[script.label_column]}
-
     examples = load_examples(script.dataset, script.split)
     forget, retain, choice = split_forget_retain(examples, script.forget_where, script.forget_fraction, args.seed)
     sets = {"forget": forget, "retain": retain}
     if script.test_dataset or script.test_split:
         sets["test"] = load_examples(script.test_dataset or script.dataset, script.test_split or script.split)
+    tokenize = text_inputs(tokenizer, script.text_column, script.label_column, script.max_length)
     with args.main_process_first(desc="tokenizing"):
         sets = {name: part.map(tokenize, batched=True, remove_columns=part.column_names) for name, part in sets.items()}
-
-    trainer = ScissorhandsTrainer(
-        model=model,
-        args=args,
-        train_dataset=sets["retain"],
-        forget_dataset=sets["forget"],
-        eval_dataset=sets,
-        processing_class=tokenizer,
-        compute_metrics=accuracy,
-    )
-    before = trainer.evaluate()
-    trainer.train()
-    after = trainer.evaluate()
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        print_and_save_report(trainer, before, after, choice)
+    report = unlearn_classifier(model, args, tokenizer, sets, choice)
+    if args.process_index == 0:
+        print(report.to_markdown())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The examples run as their docstrings say, on tiny real models, and leave models that stock transformers loads."""
 
-import csv
 import json
 import os
 import subprocess
@@ -9,19 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, load_dataset
+from tiny_checkpoints import reviews, tiny_image_classifier, tiny_text_classifier
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    BertTokenizer,
-    ViTConfig,
-    ViTForImageClassification,
 )
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from scissorhands_hf.classification import load_examples, split_forget_retain
 
 
 REPOSITORY = Path(__file__).parents[1]
@@ -54,16 +49,6 @@ def test_shipped_data_is_stratified_real_and_licensed() -> None:
     assert sum(path.stat().st_size for path in DATA.iterdir()) < 6e6
 
 
-def tiny_image_classifier(folder: Path) -> None:
-    torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=28, patch_size=7, num_channels=1, num_labels=10, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-        intermediate_size=32,
-    )  # fmt: skip
-    ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]])
 def test_image_example(launcher: list[str], tmp_path: Path) -> None:
@@ -83,28 +68,10 @@ def test_image_example(launcher: list[str], tmp_path: Path) -> None:
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 10
 
 
-def tiny_text_classifier(folder: Path) -> None:
-    torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "book", "plot", "the", "a", "was", "very"]
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, num_labels=2
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-
-
 @pytest.mark.slow
 def test_text_example(tmp_path: Path) -> None:
     tiny_text_classifier(tmp_path / "model")
-    with (tmp_path / "reviews.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label", "author"])
-        for index in range(60):
-            good = index % 2
-            words = f"the {'film' if index % 3 else 'book'} was {'very ' * (index % 4)}{'good' if good else 'bad'}"
-            writer.writerow([words, good, f"u{index % 6}"])
+    reviews(tmp_path / "reviews.csv")
     output = run(
         str(EXAMPLES / "unlearn_text_classifier.py"), "--model", "model", "--dataset", "reviews.csv",
         "--forget_where", "author=u3", "--output_dir", "out", "--max_steps", "4", "--use_cpu", "--save_strategy", "no",
@@ -132,11 +99,6 @@ def test_demo_end_to_end_on_a_few_images(tmp_path: Path) -> None:
 
 
 def test_selection_refuses_what_selects_nothing() -> None:
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        from unlearning_common import load_examples, split_forget_retain
-    finally:
-        sys.path.remove(str(EXAMPLES))
     dataset = Dataset.from_dict({"text": ["a", "b", "c"], "author": ["x", "y", "y"]})
     forget, retain, _ = split_forget_retain(dataset, "author=y", None, 0)
     assert (forget["text"][:], retain["text"][:]) == (["b", "c"], ["a"])

@@ -41,6 +41,8 @@ class Family(ABC):
     """Components that must be there."""
     reinit_patterns: ClassVar[list[str]]
     """Default scope of re-initialisation, as patterns for `scopes.match_parameters`."""
+    call_arguments: ClassVar[dict[str, Any]] = {}
+    """What the pipeline's call is given for every picture, beside the prompt and the user's `sampling`."""
 
     def __init__(self, pipe: Any):
         self.pipe = pipe
@@ -161,7 +163,8 @@ class Family(ABC):
                 raise ValueError(f"sampling has {name!r}: only the pipeline's default is supported for it; leave it out")
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with undisturbed(self.pipe, seed=seeds[0]):
-            latents = self.pipe(prompt=list(prompts), generator=generators, output_type="latent", **sampling).images
+            arguments = {"prompt": list(prompts), "generator": generators, "output_type": "latent"}
+            latents = self.pipe(**arguments, **self.call_arguments, **sampling).images
         return self._from_pipeline(latents, sampling)
 
     def _from_pipeline(self, latents: Tensor, sampling: dict[str, Any]) -> Tensor:

@@ -35,8 +35,8 @@ def check_pipeline(pipe: Any) -> None:
         refuse(
             pipe,
             f"LoRA weights are fused into it (pipe.fused_loras={sorted(fused)})",
-            "Take them out with pipe.unfuse_lora() and pipe.unload_lora_weights(); or, to keep them for good, call "
-            "pipe.unload_lora_weights(), pipe.save_pretrained(folder) and load that folder.",
+            "To keep them for good, call pipe.save_pretrained(folder) and load that folder; to be without them, load the "
+            "original pipeline.",
         )
 
 
@@ -88,8 +88,8 @@ def _check_hooks(pipe: Any, name: str, component: nn.Module) -> None:
         if getattr(module, "fused_projections", False):
             refuse(
                 pipe,
-                f"the attention projections of {where} are fused into copies that saving leaves out",
-                "Call pipe.unfuse_qkv_projections() first.",
+                f"the attention projections of {where} are or were fused into copies beside the weights that count",
+                "Load the pipeline without fuse_qkv_projections(), erase, and fuse afterwards.",
             )
 
 
@@ -123,7 +123,8 @@ def _check_adapters(pipe: Any, name: str, component: nn.Module) -> None:
         refuse(
             pipe,
             f"its {name} has LoRA adapters{names}, which could be switched off or on again afterwards",
-            "Take them off with pipe.unload_lora_weights(); or, to keep them for good, call pipe.fuse_lora(), "
+            "Take them off with pipe.unload_lora_weights() (after pipe.unfuse_lora() if they are fused); or, to keep them for "
+            "good, call pipe.fuse_lora(), "
             "pipe.unload_lora_weights(), pipe.save_pretrained(folder) and load that folder.",
         )
 

@@ -61,6 +61,7 @@ def _refuse_unknown(pipe: Any) -> NoReturn:
     for name, (denoiser, family) in reversed(SUPPORTED.items()):
         fits = denoiser in _names(getattr(pipe, family.denoiser_name, None))
         if fits and all(getattr(pipe, part, None) is not None for part in family.parts):
+            family(pipe)  # refuses what the supported pipeline would not take either, and says why
             way_out = f"Its components are those of a {name}: build one with {name}.from_pipe(pipe, torch_dtype=pipe.dtype) and"
             way_out += " erase from it; the weights are shared, so this pipeline forgets as well."
             refuse(pipe, "this kind of pipeline is not known here", way_out)

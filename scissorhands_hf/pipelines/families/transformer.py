@@ -141,6 +141,8 @@ class PixArtFamily(Family):
     denoiser_name = "transformer"
     parts = ("vae", "transformer", "text_encoder", "tokenizer")
     reinit_patterns = ["*.attn1.*"]
+    # Cleaning needs packages that may be missing here and there where the result is used; prompts are lower-cased without it.
+    call_arguments = {"clean_caption": False}
 
     def check(self) -> None:
         self._require_parts(self.parts)
@@ -166,14 +168,14 @@ class PixArtFamily(Family):
             prompts,
             do_classifier_free_guidance=False,
             device=self.device,
-            clean_caption=call_default(self.pipe, "clean_caption"),
+            **self.call_arguments,
             max_sequence_length=call_default(self.pipe, "max_sequence_length"),
         )
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
     def size_conditioning(self, n: int, latents: Tensor) -> dict[str, Tensor]:
         """`resolution` (n, 2) in pixels and `aspect_ratio` (n, 1) for the 1024-pixel PixArt-Alpha, which asks for them."""
-        if self.denoiser.config.sample_size != 128:  # the pipelines' own condition
+        if not self.denoiser.use_additional_conditions:
             return {}
         factor = self.pipe.vae_scale_factor
         height, width = latents.shape[-2] * factor, latents.shape[-1] * factor

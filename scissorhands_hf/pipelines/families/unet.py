@@ -39,9 +39,10 @@ class StableDiffusionFamily(Family):
         }
         for field, value in expected.items():
             if config.get(field) != value:
+                hint = " It is distilled (LCM): erase from its teacher." if field == "time_cond_proj_dim" else ""
                 self._refuse(
                     f"its unet has {field}={config.get(field)!r}, a condition that erasing could not supply",
-                    f"A {self.name} unet has {field}={value!r}. If the model is distilled (LCM), erase from its teacher.",
+                    f"A {self.name} unet has {field}={value!r}.{hint}",
                 )
         if config.get("attention_type", "default") != "default":
             self._refuse(f"its unet has attention_type={config.attention_type!r} (GLIGEN)", "Erase from the base model.")

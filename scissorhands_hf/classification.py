@@ -1,15 +1,21 @@
-"""What the examples share: loading data by Hub id or path, choosing what to forget, and the accuracies before and after."""
+"""Classifiers from the Hub or a folder: their examples, what of them to forget, and the accuracies before and after."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, load_dataset
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedModel
 
-from scissorhands_hf import ScissorhandsTrainer
+from .audit import UnlearningReport
+from .config import ScissorhandsConfig
+from .trainer import ScissorhandsTrainer
 
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+
+Batch = dict[str, Any]
 
 
 def load_examples(source: str, split: str) -> Dataset:
@@ -60,18 +66,69 @@ def split_forget_retain(dataset: Dataset, where: str | None, fraction: float | N
     return forget, retain, sentence
 
 
+def image_inputs(processor: Any, model: PreTrainedModel, image_column: str, label_column: str) -> Callable[[Batch], Batch]:
+    """A transform, for `Dataset.with_transform`, from images and class numbers to what an image classifier reads."""
+    mode = {1: "L", 4: "RGBA"}.get(getattr(model.config, "num_channels", 3), "RGB")
+
+    def to_inputs(batch: Batch) -> Batch:
+        images = [image.convert(mode) for image in batch[image_column]]
+        if mode == "L":  # image processors expect the axis of channels
+            images = [np.asarray(image)[..., None] for image in images]
+        inputs = processor(images, return_tensors="pt", **({"input_data_format": "channels_last"} if mode == "L" else {}))
+        return {"pixel_values": inputs["pixel_values"], "labels": batch[label_column]}
+
+    return to_inputs
+
+
+def text_inputs(tokenizer: Any, text_column: str, label_column: str, max_length: int) -> Callable[[Batch], Batch]:
+    """A function, for `Dataset.map(batched=True)`, from texts and class numbers to what a text classifier reads."""
+
+    def tokenize(batch: Batch) -> Batch:
+        tokens = tokenizer(batch[text_column], truncation=True, max_length=max_length)
+        return {**tokens, "labels": batch[label_column]}
+
+    return tokenize
+
+
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """Share of right answers in [0, 1], for `compute_metrics`."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
-def print_and_save_report(trainer: ScissorhandsTrainer, before: dict, after: dict, choice: str) -> None:
-    """Accuracies on each evaluation set before and after, as a report in the output folder and a table on the screen."""
-    sets = trainer.eval_dataset
+def unlearn_classifier(
+    model: PreTrainedModel, args: ScissorhandsConfig, processing_class: Any, sets: dict[str, Dataset], choice: str
+) -> UnlearningReport:
+    """
+    Train, save to `args.output_dir`, and report the accuracies before and after.
+
+    Args:
+        model: a classifier, unlearned in place.
+        args: of the run.
+        processing_class: image processor or tokenizer, saved with the model.
+        sets: "forget", "retain" and perhaps others to measure, such as "test", in the form that the model reads.
+        choice: says what is forgotten, for the report.
+
+    Returns:
+        The report, also saved beside the model by the main process.
+    """
+    trainer = ScissorhandsTrainer(
+        model=model,
+        args=args,
+        train_dataset=sets["retain"],
+        forget_dataset=sets["forget"],
+        eval_dataset=sets,
+        processing_class=processing_class,
+        compute_metrics=accuracy,
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    trainer.save_model()
     report = trainer.report()
     for name, figures in (("original", before), ("unlearned", after)):
         report.metrics[name] = {f"{part} accuracy": 100 * figures[f"eval_{part}_accuracy"] for part in sets}
     sizes = ", ".join(f"{len(dataset)} {part}" for part, dataset in sets.items())
     report.notes.append(f"Forgotten: {choice}. Accuracies in percent on {sizes} examples.")
-    report.save(trainer.args.output_dir)
-    print(report.to_markdown())
+    if trainer.is_world_process_zero():
+        report.save(args.output_dir)
+    return report
