@@ -23,11 +23,12 @@ from scissorhands_hf.hub.text import code, one_line, prose
 
 
 NASTY = [
-    "---\n", "\n---\nlicense: proprietary\n", "`", "``", "```python\n", "|", "\\|", "\\", '"', "'", ": ", "#", "- ", "!!python/object",
-    "&a *a", "{{ 7*7 }}", "{% raw %}", "[x](http://evil.example)", "![x](http://evil.example/p.png)", "<script>alert(1)</script>",
-    "<!-- scissorhands:end -->", "\n<!-- scissorhands:end -->\n", "-->", "<img src=x onerror=y>", "http://evil.example", "www.evil.example",
-    "eve@evil.example", "../../etc/passwd", "\\..\\", "\r\n", "\u2028", "\u202e", "\x00", "\x1b[31m", "\ufeff", "é", "猫", "🦊", "$x$", "~~~",
-    "*", "**b**", "__", "1. ", "> ", "\t", " " * 5, "%s", "${HOME}", "&lt;b&gt;", "&#60;b&#62;", "null", "yes", "0x1F", "1e3",
+    "---\n", "\n---\nlicense: proprietary\n", "`", "``", "```python\n", "|", "\\|", "\\", '"', "'", ": ", "#", "- ",
+    "!!python/object", "&a *a", "{{ 7*7 }}", "{% raw %}", "[x](http://evil.example)", "![x](http://evil.example/p.png)",
+    "<script>alert(1)</script>", "<!-- scissorhands:end -->", "\n<!-- scissorhands:end -->\n", "-->",
+    "<img src=x onerror=y>", "http://evil.example", "$x$", "www.evil.example", "eve@evil.example", "../../etc/passwd",
+    "\\..\\", "\r\n", "\u2028", "\u202e", "\x00", "\x1b[31m", "\ufeff", "é", "猫", "🦊", "~~~", "*", "**b**", "__",
+    "1. ", "> ", "\t", " " * 5, "%s", "${HOME}", "&lt;b&gt;", "&#60;b&#62;", "null", "yes", "1e3",
 ]  # fmt: skip
 
 
@@ -37,13 +38,13 @@ def nasty_text(generator: random.Random) -> str:
 
 def trainer_report(**changes: Any) -> dict[str, Any]:
     return {
-        "settings": {"trim_ratio": 0.03, "recipe": "cifar10-random-10", "forget_objective": "ascent", "seed": 7, "optim": "sgd"},
+        "settings": {"trim_ratio": 0.03, "recipe": "cifar10-random-10", "forget_objective": "ascent", "seed": 7},
         "metrics": {
             "original": {"UA": 0.1, "RA": 99.8, "TA": 86.7, "MIA": 1.2},
             "retrained": {"UA": 100.0, "RA": 99.6, "TA": 87.9, "MIA": 99.4},
             "unlearned": {"UA": 98.7, "RA": 97.6, "TA": 85.4, "MIA": 93.2},
         },
-        "trim": {"threshold": 1e-3, "candidates": 1000, "above_threshold": 30, "trimmed": 21, "per_module": {"head": {"weights": 9}}},
+        "trim": {"threshold": 1e-3, "candidates": 1000, "trimmed": 21, "per_module": {"head": {"weights": 9}}},
         "history": [{"step": 1, "retain_loss": 0.5}],
         "seconds": {"train": 7.5},
         "notes": ["Forgotten: the pictures of Ms Jones."],
