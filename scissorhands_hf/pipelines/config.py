@@ -66,7 +66,7 @@ class ConceptErasureConfig(ScissorhandsConfig):
     evaluations: int = field(default=4, metadata={"help": "Measurements of the trade-off in a run."})
     patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
     # A concept needs few steps; Trainer's own default of -1 would count epochs of a set that is made to measure.
-    max_steps: int = field(default=200, metadata={"help": "Optimizer steps of repair."})
+    max_steps: int = field(default=150, metadata={"help": "Optimizer steps of repair."})
 
     def _check_method_fields(self) -> None:
         super()._check_method_fields()

@@ -62,8 +62,11 @@ def _refuse_unknown(pipe: Any) -> NoReturn:
         fits = denoiser in _names(getattr(pipe, family.denoiser_name, None))
         if fits and all(getattr(pipe, part, None) is not None for part in family.parts):
             family(pipe)  # refuses what the supported pipeline would not take either, and says why
-            way_out = f"Its components are those of a {name}: build one with {name}.from_pipe(pipe, torch_dtype=pipe.dtype) and"
-            way_out += " erase from it; the weights are shared, so this pipeline forgets as well."
+            build = f"build one with {name}.from_pipe(pipe, torch_dtype=pipe.dtype)"
+            if not type(pipe).__module__.startswith("diffusers."):  # from_pipe needs what only diffusers' own classes declare
+                build = f"derive its class from {name}, or build one with {name}(vae=pipe.vae, ...),"
+            way_out = f"Its components are those of a {name}: {build} and erase from that; "
+            way_out += "the weights are shared, so this pipeline forgets as well."
             refuse(pipe, "this kind of pipeline is not known here", way_out)
     refuse(pipe, "this kind of pipeline is not known here", _supported())
 
