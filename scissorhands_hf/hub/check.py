@@ -101,8 +101,8 @@ def check_diffusers(folder: Path, pipe: Any | None, check: str = "full", variant
         reloaded = diffusers.DiffusionPipeline.from_pretrained(
             folder, torch_dtype={**types, "default": torch.float32} if types else None, variant=variant, local_files_only=True
         )
-    if pipe is not None and type(reloaded).__name__ != type(pipe).__name__:
-        raise UploadRefusedError(f"the folder loads as {type(reloaded).__name__}, the live pipeline is a {type(pipe).__name__}")
+    if pipe is not None and type(reloaded).__name__ != stock_class(pipe).__name__:
+        raise UploadRefusedError(f"the folder loads as {type(reloaded).__name__}, not as {stock_class(pipe).__name__}")
     for key, part in reloaded.components.items():
         if isinstance(part, nn.Module):
             _compare_weights(modules.get(key), part, key)
@@ -114,6 +114,21 @@ def check_diffusers(folder: Path, pipe: Any | None, check: str = "full", variant
     reloaded.to(pipe.device)
     reloaded.set_progress_bar_config(disable=True)
     _compare_outputs(_latents(pipe), _latents(reloaded), name)
+
+
+def stock_class(pipe: Any) -> type:
+    """The class of diffusers that a pipeline is one of, under whatever class of somebody else's.
+
+    Raises:
+        TypeError: no pipeline of diffusers.
+    """
+    import diffusers
+
+    for cls in type(pipe).__mro__:
+        found = getattr(diffusers, cls.__name__, None)
+        if found is not None and (cls is found or found in cls.__mro__) and issubclass(found, diffusers.DiffusionPipeline):
+            return found
+    raise TypeError(f"{type(pipe).__name__} is not a pipeline of diffusers")
 
 
 def check_fp16_copies(folder: Path, library: str) -> None:

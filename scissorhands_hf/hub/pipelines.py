@@ -1,5 +1,6 @@
 """Saves and pushes a diffusers pipeline that was made to forget, with its card."""
 
+import json
 import logging
 import re
 import shutil
@@ -13,7 +14,7 @@ from huggingface_hub import CommitInfo
 
 from .base import local_card_values
 from .card_info import PICTURE_CHOICES, CardInfo, hub_id_of
-from .check import check_choice, weight_digests
+from .check import check_choice, stock_class, weight_digests
 from .errors import UploadRefusedError
 from .push import Destination, push_run
 from .render import ERASURE_PLOT, load_run, pipeline_info, write_card
@@ -147,7 +148,7 @@ def push_pipeline(
             "nothing was erased from this pipeline: pipe.erasure_reports is empty. Call pipe.erase_concept(...) first, or push "
             "the pipeline as it is with diffusers' own push_to_hub."
         )
-    message = commit_message or f"Upload unlearned {type(pipe).__name__}"
+    message = commit_message or f"Upload unlearned {stock_class(pipe).__name__}"
     destination = Destination(repo_id, revision, private, create_pr, message, exist_ok)
     kept = local_dir is not None
     directory = Path(local_dir) if kept else Path(tempfile.mkdtemp(prefix=f"{repo_id.rpartition('/')[2]}-"))
@@ -161,14 +162,6 @@ def push_pipeline(
     if not kept:
         shutil.rmtree(directory)
     return commit
-
-
-def _stock_save(pipe: Any) -> Any:
-    """The library's own `save_pretrained`, whatever overrides it on the way."""
-    for cls in type(pipe).__mro__:
-        if cls.__module__.startswith("diffusers.") and "save_pretrained" in vars(cls):
-            return vars(cls)["save_pretrained"]
-    raise TypeError(f"{type(pipe).__name__} is not a diffusers pipeline: it has no save_pretrained of that library")
 
 
 def _check_variant_type(pipe: Any, variant: str | None) -> None:

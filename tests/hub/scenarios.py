@@ -214,3 +214,21 @@ def push_pipeline_with_original_unet(repo_id: str, token: str, directory: str) -
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
     (Path(directory) / weights).write_bytes((PIPELINE / weights).read_bytes())
     push_run(load_run(directory), Destination(repo_id), token=token, live=pipe)
+
+
+def save_and_push_with_the_mixin(repo_id: str, token: str, directory: str) -> dict[str, Any]:
+    """`enable_concept_erasure`, a class of one's own, and the two methods that people call."""
+    from diffusers import StableDiffusionPipeline
+
+    from scissorhands_hf.pipelines import ConceptErasureMixin, enable_concept_erasure
+
+    class NamedByItsUser(ConceptErasureMixin, StableDiffusionPipeline):
+        pass
+
+    pipe = enable_concept_erasure(changed_pipeline(["dress"]))
+    pipe.save_pretrained(directory)
+    own = NamedByItsUser(**pipe.components, requires_safety_checker=False)
+    own.set_progress_bar_config(disable=True)
+    own.erasure_reports = pipe.erasure_reports
+    commit = own.push_to_hub(repo_id, token=token)
+    return {"commit": commit.oid}

@@ -133,3 +133,14 @@ def test_a_failed_push_keeps_its_folder(client: Client, hub: HubServer, token: s
     hub.faults.clear()
     client.push(directory=folder, repo_id="tester/late", token=token)
     assert "unet/diffusion_pytorch_model.safetensors" in hub.repositories["tester/late"].files()
+
+
+def test_the_methods_of_a_pipeline(client: Client, hub: HubServer, token: str, tmp_path: Path) -> None:
+    """Also of a class that is its user's own, which nobody else could load by name."""
+    client.save_and_push_with_the_mixin(repo_id="tester/mixed", token=token, directory=str(tmp_path / "saved"))
+    assert "`dress`" in (tmp_path / "saved" / "README.md").read_text()
+    for index in (
+        (tmp_path / "saved" / "model_index.json").read_bytes(),
+        hub.repositories["tester/mixed"].files()["model_index.json"],
+    ):
+        assert json.loads(index)["_class_name"] == "StableDiffusionPipeline"
