@@ -84,10 +84,18 @@ def save_pipeline(
     _check_variant_type(pipe, variant)
     directory = Path(directory)
     reports = list(reports if reports is not None else getattr(pipe, "erasure_reports", ()))
-    _stock_save(pipe)(pipe, directory, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **save_kwargs)
+    stock = stock_class(pipe)
+    stock.save_pretrained(
+        pipe, directory, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **save_kwargs
+    )
+    if stock.__name__ != type(pipe).__name__:
+        # diffusers writes the name of the object's class, which nobody else has.
+        index = directory / "model_index.json"
+        values = {**json.loads(index.read_text(encoding="utf-8")), "_class_name": stock.__name__}
+        index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if not reports:
         return directory
-    info = pipeline_info(type(pipe).__name__)
+    info = pipeline_info(stock.__name__)
     source = getattr(pipe, "name_or_path", None) or dict(pipe.config).get("_name_or_path")
     _take(info, base_model=hub_id_of(source), **local_card_values(source))
     info.update(
