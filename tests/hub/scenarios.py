@@ -232,3 +232,28 @@ def save_and_push_with_the_mixin(repo_id: str, token: str, directory: str) -> di
     own.erasure_reports = pipe.erasure_reports
     commit = own.push_to_hub(repo_id, token=token)
     return {"commit": commit.oid}
+
+
+def push_text_model(output_dir: str, repo_id: str, token: str) -> None:
+    """A BERT with the tokenizer that it was loaded with from a folder."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
+
+    source = Path(output_dir).parent / "source"
+    source.mkdir()
+    model, retain, forget = retain_and_forget(tiny_models.tiny_bert)
+    model.save_pretrained(source)
+    (source / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]))
+    BertTokenizer(str(source / "vocab.txt")).save_pretrained(source)
+    trainer = ScissorhandsTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(source),
+        args=ScissorhandsConfig(
+            output_dir=output_dir, use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", max_steps=2,
+            per_device_train_batch_size=4, learning_rate=1e-3,
+        ),
+        train_dataset=retain,
+        forget_dataset=forget,
+        processing_class=AutoTokenizer.from_pretrained(source),
+    )  # fmt: skip
+    trainer.train()
+    trainer.args.hub_model_id = repo_id
+    trainer.push_to_hub(token=token)
