@@ -47,7 +47,7 @@ from fashion_report import (
 from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, RegNetConfig, RegNetForImageClassification
+from transformers import CLIPTextConfig, CLIPTextModel, RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 
 LATENT_CHANNELS = 4
@@ -351,6 +351,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not (options.judge / "config.json").exists():
         judge, training = train_judge(options)
         judge.save_pretrained(options.judge, safe_serialization=True)
+        half = [0.5] * 3  # pixels in [-1, 1]
+        size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+        ViTImageProcessorPil(size=size, image_mean=half, image_std=half).save_pretrained(options.judge)
         write_figures(options.judge, training=training, measured=measure_judge(options.judge, options.data))
         write_judge_card(options.judge)
     if not options.measure_only:

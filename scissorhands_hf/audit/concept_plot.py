@@ -83,7 +83,7 @@ def plot_concept_report(report: ConceptErasureReport, path: Path) -> Path:
     picture_height = sum(HEADING_HEIGHT + sum(heights) for heights in strips.values())
     top = TITLE_HEIGHT + WARNING_HEIGHT * min(len(report.warnings), 3)
     height = top + picture_height + (PANEL_HEIGHT if panels else 0)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained" if panels else None)
     parts = figure.subfigures(2, 1, height_ratios=[top + picture_height, PANEL_HEIGHT]) if panels else [figure]
     _draw_title(parts[0], report, top + picture_height)
     _draw_groups(parts[0], groups, strips, top, top + picture_height)

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from .options import add_debug_option
+
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """The card's fields, as `card` and `push` take them."""
@@ -20,10 +22,11 @@ def choices(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "card",
         help="write the model card of a saved run",
+        allow_abbrev=False,
         description="Write README.md and its plot for a run that a trainer or pipeline saved, from its report and without a "
         "network. What you wrote outside the two marker lines of an existing README.md stays.",
     )
@@ -33,16 +36,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--accept_weights", action="store_true", help="the weights were replaced on purpose since the report was written"
     )
     add_choices(parser)
-    parser.set_defaults(run=run)
-    return parser
+    add_debug_option(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    from ..hub import HubPushError, UploadRefusedError, write_card
+def run(args: argparse.Namespace) -> None:
+    from ..hub import write_card
 
-    try:
-        path = write_card(args.directory, args.repo_id, args.accept_weights, **choices(args))
-    except (HubPushError, UploadRefusedError, ValueError) as error:
-        raise SystemExit(f"scissorhands card: {error}") from error
-    print(path)
-    return 0
+    print(write_card(args.directory, args.repo_id, args.accept_weights, **choices(args)))

@@ -125,7 +125,9 @@ def _erasures(info: CardInfo) -> list[Safe]:
 
 
 def _figures(report: dict[str, Any]) -> str:
-    return ", ".join(f"{prose(name)} {number(value)}" for name, value in report.get("metrics", {}).get("unlearned", {}).items())
+    return ", ".join(
+        f"{prose(name)} {_figure(name, value)}" for name, value in report.get("metrics", {}).get("unlearned", {}).items()
+    )
 
 
 def _measured(public: dict[str, Any]) -> Safe | None:
@@ -138,9 +140,9 @@ def _measured(public: dict[str, Any]) -> Safe | None:
     header = [*(code(name, in_table=True) for name in names), *(["avg. gap"] if gaps else [])]
     lines = [f"| model | {' | '.join(header)} |", f"|---|{'---:|' * len(header)}"]
     for model, figures in metrics.items():
-        cells = [number(figures[name]) if name in figures else "" for name in names]
+        cells = [_figure(name, figures[name]) if name in figures else "" for name in names]
         if gaps:
-            cells.append(number(gaps[model]) if model in gaps else "")
+            cells.append(f"{gaps[model]:.1f}" if model in gaps else "")
         lines.append(f"| {code(model, in_table=True)} | {' | '.join(cells)} |")
     if public.get("prompts"):
         lines += ["", "| prompt | group | pictures | before, % | after, % | change |", "|---|---|---:|---:|---:|---:|"]
@@ -149,6 +151,11 @@ def _measured(public: dict[str, Any]) -> Safe | None:
             cells = [code(row["prompt"], in_table=True), prose(row["group"]), str(row["images"]), *shown]
             lines.append(f"| {' | '.join(cells)} |")
     return Safe("\n".join(lines))
+
+
+def _figure(name: str, value: float) -> str:
+    """Percentages with one digit behind the point; what is not known to be one with four significant digits."""
+    return f"{value:.1f}" if name in METRICS or name in MEANINGS else number(value)
 
 
 def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
@@ -205,7 +212,9 @@ def _settings(public: dict[str, Any]) -> list[tuple[Safe, Safe]]:
 
 
 def _value(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _cut(public: dict[str, Any]) -> Safe | None:
@@ -224,12 +233,14 @@ def _listing(values: dict[str, float]) -> Safe | None:
 
 def _versions(public: dict[str, Any]) -> Safe:
     versions = public.get("versions", {})
-    return Safe(", ".join(f"{prose(name)} {prose(version)}" for name, version in versions.items()) or "not recorded")
+    return Safe(", ".join(code(f"{name} {version}") for name, version in versions.items()) or "not recorded")
 
 
 def _snippet(info: CardInfo, repo_id: str | None) -> Safe:
     """Code that loads what the card is about. A folder is loaded by ".", the place of the card."""
     place = f'"{repo_id}"' if repo_id else '"."'
+    if info.variant:
+        place += f', variant="{info.variant}"'
     comment = "" if repo_id else "  # the folder of this file"
     if info.library == "diffusers":
         lines = [

@@ -6,6 +6,7 @@ Converters have published the weights from before by mistake; a stale file besid
 import inspect
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,14 @@ def check_diffusers(folder: Path, pipe: Any | None, check: str = "full", variant
         raise UploadRefusedError(f"model_index.json names the class {name!r}, which stock diffusers does not have")
     modules = {} if pipe is None else {key: part for key, part in pipe.components.items() if isinstance(part, nn.Module)}
     types: dict[str, torch.dtype] = {key: part.dtype for key, part in modules.items() if hasattr(part, "dtype")}
-    reloaded = diffusers.DiffusionPipeline.from_pretrained(
-        folder, torch_dtype={**types, "default": torch.float32} if types else None, variant=variant, local_files_only=True
-    )
-    if pipe is not None and type(reloaded).__name__ != type(pipe).__name__:
-        raise UploadRefusedError(f"the folder loads as {type(reloaded).__name__}, the live pipeline is a {type(pipe).__name__}")
+    with warnings.catch_warnings():
+        # diffusers 0.42 would have it called dtype, which 0.40 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        reloaded = diffusers.DiffusionPipeline.from_pretrained(
+            folder, torch_dtype={**types, "default": torch.float32} if types else None, variant=variant, local_files_only=True
+        )
+    if pipe is not None and type(reloaded).__name__ != stock_class(pipe).__name__:
+        raise UploadRefusedError(f"the folder loads as {type(reloaded).__name__}, not as {stock_class(pipe).__name__}")
     for key, part in reloaded.components.items():
         if isinstance(part, nn.Module):
             _compare_weights(modules.get(key), part, key)
@@ -110,6 +114,21 @@ def check_diffusers(folder: Path, pipe: Any | None, check: str = "full", variant
     reloaded.to(pipe.device)
     reloaded.set_progress_bar_config(disable=True)
     _compare_outputs(_latents(pipe), _latents(reloaded), name)
+
+
+def stock_class(pipe: Any) -> type:
+    """The class of diffusers that a pipeline is one of, under whatever class of somebody else's.
+
+    Raises:
+        TypeError: no pipeline of diffusers.
+    """
+    import diffusers
+
+    for cls in type(pipe).__mro__:
+        found = getattr(diffusers, cls.__name__, None)
+        if found is not None and (cls is found or found in cls.__mro__) and issubclass(found, diffusers.DiffusionPipeline):
+            return found
+    raise TypeError(f"{type(pipe).__name__} is not a pipeline of diffusers")
 
 
 def check_fp16_copies(folder: Path, library: str) -> None:

@@ -1,6 +1,8 @@
 """Saves and pushes a diffusers pipeline that was made to forget, with its card."""
 
+import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from huggingface_hub import CommitInfo
 
 from .base import local_card_values
 from .card_info import PICTURE_CHOICES, CardInfo, hub_id_of
-from .check import check_choice, weight_digests
+from .check import check_choice, stock_class, weight_digests
 from .errors import UploadRefusedError
 from .push import Destination, push_run
 from .render import ERASURE_PLOT, load_run, pipeline_info, write_card
@@ -77,13 +79,23 @@ def save_pipeline(
         raise ValueError("push_to_hub=True: save first, then call pipe.push_to_hub(repo_id)")
     if variant == FP16 and fp16_variant:
         raise ValueError('give variant="fp16" (half precision alone) or fp16_variant=True (beside full precision), not both')
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):
+        raise ValueError(f"variant={variant!r} becomes a part of file names; use letters, digits and underscores, as 'fp16'")
     _check_variant_type(pipe, variant)
     directory = Path(directory)
     reports = list(reports if reports is not None else getattr(pipe, "erasure_reports", ()))
-    _stock_save(pipe)(pipe, directory, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **save_kwargs)
+    stock = stock_class(pipe)
+    stock.save_pretrained(
+        pipe, directory, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **save_kwargs
+    )
+    if stock.__name__ != type(pipe).__name__:
+        # diffusers writes the name of the object's class, which nobody else has.
+        index = directory / "model_index.json"
+        values = {**json.loads(index.read_text(encoding="utf-8")), "_class_name": stock.__name__}
+        index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if not reports:
         return directory
-    info = pipeline_info(type(pipe).__name__)
+    info = pipeline_info(stock.__name__)
     source = getattr(pipe, "name_or_path", None) or dict(pipe.config).get("_name_or_path")
     _take(info, base_model=hub_id_of(source), **local_card_values(source))
     info.update(
@@ -144,7 +156,7 @@ def push_pipeline(
             "nothing was erased from this pipeline: pipe.erasure_reports is empty. Call pipe.erase_concept(...) first, or push "
             "the pipeline as it is with diffusers' own push_to_hub."
         )
-    message = commit_message or f"Upload unlearned {type(pipe).__name__}"
+    message = commit_message or f"Upload unlearned {stock_class(pipe).__name__}"
     destination = Destination(repo_id, revision, private, create_pr, message, exist_ok)
     kept = local_dir is not None
     directory = Path(local_dir) if kept else Path(tempfile.mkdtemp(prefix=f"{repo_id.rpartition('/')[2]}-"))
@@ -158,14 +170,6 @@ def push_pipeline(
     if not kept:
         shutil.rmtree(directory)
     return commit
-
-
-def _stock_save(pipe: Any) -> Any:
-    """The library's own `save_pretrained`, whatever overrides it on the way."""
-    for cls in type(pipe).__mro__:
-        if cls.__module__.startswith("diffusers.") and "save_pretrained" in vars(cls):
-            return vars(cls)["save_pretrained"]
-    raise TypeError(f"{type(pipe).__name__} is not a diffusers pipeline: it has no save_pretrained of that library")
 
 
 def _check_variant_type(pipe: Any, variant: str | None) -> None:

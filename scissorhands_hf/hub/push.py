@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,8 +296,11 @@ def _inherit(run: SavedRun, token: str | None) -> None:
 def _paths(live: Any) -> list[str]:
     """Local folders that a live model or pipeline was loaded from."""
     parts = [live, *getattr(live, "components", {}).values()] if live is not None else []
-    names = [getattr(part, "name_or_path", None) or getattr(part, "_name_or_path", None) for part in parts]
-    return [name for name in names if isinstance(name, str) and name and Path(name).is_absolute()]
+    names = []
+    for part in parts:
+        config = getattr(part, "config", None)
+        names.append(config.get("_name_or_path") if isinstance(config, Mapping) else getattr(part, "name_or_path", None))
+    return [name for name in names if isinstance(name, str) and Path(name).is_absolute()]
 
 
 def _read(path: Path) -> str | None:

@@ -44,17 +44,19 @@ def code(text: str, in_table: bool = False) -> Safe:
 
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", ":": "&#58;", "|": "&#124;"}
-_MARKED = set("\\`*_{}[]()#+!~$=-")
+_MARKED = set("\\`*_[]~$")
 
 
 def prose(text: str) -> Safe:
     """A sentence, with every character that Markdown or HTML reads escaped, and nothing in it turned into a link."""
     line = one_line(text, limit=1000)
+    if not line:
+        return Safe("(empty)")
     escaped = "".join(_ENTITIES.get(c, f"\\{c}" if c in _MARKED else c) for c in line)
     # A word joiner, which nobody sees, where readers of Markdown would otherwise find an address and link it.
     escaped = re.sub(r"&#58;(?=//)|(?i:(?<=\bwww)(?=\.))", lambda match: f"{match.group()}&#8288;", escaped)
-    # A number and a full stop at the start of a line would begin a list.
-    return Safe(re.sub(r"^(\d+)([.)])", r"\1\\\2", escaped))
+    # At the start of a line these would begin a list, a heading or a rule.
+    return Safe(re.sub(r"^(\d*)([-+=#.)])", r"\1\\\2", escaped))
 
 
 def finalize(value: Any) -> Any:

@@ -352,9 +352,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     if value["oid"] not in hub.objects:
                         return self.refuse(400, message="a file was not uploaded")
                     files[value["path"]] = hub.objects[value["oid"]]
-                elif item["key"] == "deletedFile":
-                    if files.pop(value["path"], None) is None:
-                        return self.refuse(404, "EntryNotFound", "A file with this name doesn't exist")
+                elif item["key"] == "deletedFile" and files.pop(value["path"], None) is None:
+                    return self.refuse(404, "EntryNotFound", "A file with this name doesn't exist")
             new = repository.add(files, header["summary"])
             found: dict[str, Any] = {"commitOid": new, "commitUrl": f"{hub.endpoint}/{repo_id}/commit/{new}", "success": True}
             if pull:

@@ -203,3 +203,57 @@ def push_to_nowhere(**arguments: str) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return _elsewhere(arguments, HF_ENDPOINT=f"http://127.0.0.1:{port}")
+
+
+def push_pipeline_with_original_unet(repo_id: str, token: str, directory: str) -> None:
+    from scissorhands_hf.hub.push import Destination, push_run
+    from scissorhands_hf.hub.render import load_run
+
+    pipe = changed_pipeline(["dress"])
+    hub.save_pipeline(pipe, directory)
+    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
+    (Path(directory) / weights).write_bytes((PIPELINE / weights).read_bytes())
+    push_run(load_run(directory), Destination(repo_id), token=token, live=pipe)
+
+
+def save_and_push_with_the_mixin(repo_id: str, token: str, directory: str) -> dict[str, Any]:
+    """`enable_concept_erasure`, a class of one's own, and the two methods that people call."""
+    from diffusers import StableDiffusionPipeline
+
+    from scissorhands_hf.pipelines import ConceptErasureMixin, enable_concept_erasure
+
+    class NamedByItsUser(ConceptErasureMixin, StableDiffusionPipeline):
+        pass
+
+    pipe = enable_concept_erasure(changed_pipeline(["dress"]))
+    pipe.save_pretrained(directory)
+    own = NamedByItsUser(**pipe.components, requires_safety_checker=False)
+    own.set_progress_bar_config(disable=True)
+    own.erasure_reports = pipe.erasure_reports
+    commit = own.push_to_hub(repo_id, token=token)
+    return {"commit": commit.oid}
+
+
+def push_text_model(output_dir: str, repo_id: str, token: str) -> None:
+    """A BERT with the tokenizer that it was loaded with from a folder."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
+
+    source = Path(output_dir).parent / "source"
+    source.mkdir()
+    model, retain, forget = retain_and_forget(tiny_models.tiny_bert)
+    model.save_pretrained(source)
+    (source / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]))
+    BertTokenizer(str(source / "vocab.txt")).save_pretrained(source)
+    trainer = ScissorhandsTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(source),
+        args=ScissorhandsConfig(
+            output_dir=output_dir, use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", max_steps=2,
+            per_device_train_batch_size=4, learning_rate=1e-3,
+        ),
+        train_dataset=retain,
+        forget_dataset=forget,
+        processing_class=AutoTokenizer.from_pretrained(source),
+    )  # fmt: skip
+    trainer.train()
+    trainer.args.hub_model_id = repo_id
+    trainer.push_to_hub(token=token)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,21 @@ sys.modules["scissorhands_hf"] = None  # importing it fails from here on
 import json
 import torch
 from transformers import AutoModelForImageClassification
-model = AutoModelForImageClassification.from_pretrained(sys.argv[1], **json.loads(sys.argv[2])).eval()
-pixels = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16).to(model.dtype)
+exec(sys.argv[2])  # the snippet of the card, which makes `model`
+half = AutoModelForImageClassification.from_pretrained(sys.argv[1], variant="fp16", dtype="float16")
+assert half.dtype == torch.float16
+pixels = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
 with torch.no_grad():
-    print(json.dumps([model(pixel_values=pixels).logits.float().tolist(), str(model.dtype)]))
+    print(json.dumps([each.float().eval()(pixel_values=pixels).logits[0].tolist() for each in (model, half)]))
 """
 
 
-def reload(repo_id: str, environment: dict[str, str], tmp_path: Path, **arguments: str) -> tuple[list, str]:
-    """Logits and type of what stock transformers loads from the Hub, in a process that cannot import this package."""
+def reload(repo_id: str, card: str, environment: dict[str, str], tmp_path: Path) -> tuple[list, list]:
+    """Logits of what the card's snippet and what `variant="fp16"` load from the Hub, in a process that cannot import this
+    package and has an empty cache."""
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
     result = subprocess.run(
-        [sys.executable, "-c", STOCK, repo_id, json.dumps(arguments)],
+        [sys.executable, "-c", STOCK, repo_id, snippet],
         env={**environment, "HF_HOME": str(tmp_path / "empty-cache"), "PYTHONPATH": ""},
         capture_output=True,
         text=True,
@@ -37,8 +42,7 @@ def reload(repo_id: str, environment: dict[str, str], tmp_path: Path, **argument
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    logits, dtype = json.loads(result.stdout.splitlines()[-1])
-    return logits, dtype
+    return tuple(json.loads(result.stdout.splitlines()[-1]))
 
 
 def metadata(card: bytes) -> dict:
@@ -61,10 +65,9 @@ def test_train_push_wipe_reload(
     }  # fmt: skip
     assert repository.messages[1:] == ["Upload unlearned model"]
 
-    logits, _ = reload("tester/forgetful", environment, tmp_path)
-    assert logits[0] == pytest.approx(pushed["logits"][0], abs=1e-6)
-    half, dtype = reload("tester/forgetful", environment, tmp_path, variant="fp16", dtype="float16")
-    assert dtype == "torch.float16" and half[0] == pytest.approx(pushed["logits"][0], abs=2e-2)
+    full, half = reload("tester/forgetful", files["README.md"].decode(), environment, tmp_path)
+    assert full == pytest.approx(pushed["logits"][0], abs=1e-6)
+    assert half == pytest.approx(pushed["logits"][0], abs=2e-2) and half != full
 
     (tmp_path / "out" / "training_args.bin").stat()  # Trainer's own, which stays here
     assert token.encode() not in (tmp_path / "out" / "training_args.bin").read_bytes()
@@ -260,11 +263,14 @@ def test_a_killed_push_goes_on_where_it_was(
     client.push_trainer_shards(directory=str(folder))
     shards = sorted(path.stat().st_size for path in folder.glob("model-*.safetensors"))
     hub.fail("PUT", "/objects/", "hold", times=1)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import scenarios; scenarios.push(*sys.argv[1:3], token=sys.argv[3])"
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder), "tester/killed", token], env=environment)
+    code = "import sys; sys.path.insert(0, sys.argv[4]); import scenarios; scenarios.push(*sys.argv[1:3], token=sys.argv[3])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), "tester/killed", token, str(Path(__file__).parent)], env=environment
+    )
     assert hub.held.wait(120)
-    while len(hub.uploads) < len(shards):  # the plot and all shards but the held one
-        pass
+    deadline = time.monotonic() + 60
+    while len(hub.uploads) < len(shards) and time.monotonic() < deadline:  # the plot and all shards but the held one
+        time.sleep(0.05)
     process.kill()
     process.wait()
     hub.release.set()
@@ -282,3 +288,27 @@ def test_the_token_of_the_environment(hub: HubServer, client: Client, run_folder
     assert caught.value.kind == "token" and hub.log == []
     assert f"scissorhands push {run_folder} tester/none" in caught.value.message
     assert WRITE_TOKEN not in caught.value.message
+
+
+def test_licence_and_language_of_the_base_model(client: Client, hub: HubServer, run_folder: Path, token: str) -> None:
+    """They are inherited; what is not to be had is left out, and what the user says wins."""
+    hub.create("tester/base", files={"README.md": b"---\nlicense: cc-by-4.0\nlanguage: de\n---\n"})
+    client.push(directory=run_folder, repo_id="tester/child", token=token, base_model="tester/absent")
+    found = metadata(hub.repositories["tester/child"].files()["README.md"])
+    assert found["base_model"] == "tester/absent" and "license" not in found
+    client.push(directory=run_folder, repo_id="tester/child", token=token, base_model="tester/base")
+    found = metadata(hub.repositories["tester/child"].files()["README.md"])
+    assert (found["license"], found["language"], found["base_model"]) == ("cc-by-4.0", ["de"], "tester/base")
+    assert found["base_model_relation"] == "finetune"
+    client.push(directory=run_folder, repo_id="tester/child", token=token, license="mit")
+    assert metadata(hub.repositories["tester/child"].files()["README.md"])["license"] == "mit"
+
+
+def test_a_text_model_with_its_tokenizer(client: Client, hub: HubServer, token: str, tmp_path: Path) -> None:
+    client.push_text_model(output_dir=str(tmp_path / "out"), repo_id="tester/text", token=token)
+    files = hub.repositories["tester/text"].files()
+    assert {"tokenizer.json", "tokenizer_config.json"} <= files.keys() and "training_args.bin" not in files
+    assert b"local_files_only" not in files["tokenizer_config.json"]
+    card = files["README.md"].decode()
+    assert metadata(card.encode())["pipeline_tag"] == "text-classification"
+    assert 'tokenizer = AutoTokenizer.from_pretrained("tester/text")' in card

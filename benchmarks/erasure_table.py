@@ -1,0 +1,151 @@
+"""Tables and relearning curves from the results that `erasure.py` saved; nothing is measured here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+Result = dict[str, Any]
+BACK = 50.0  # percent: a concept counts as back when half of the pictures asked for it show it
+ORDER = ("original", "control", "ours", "ours-no-trim", "ours-random-mask", "ours-projection", "ours-no-projection")
+COLUMNS: dict[str, Callable[[Result, Result], float | None]] = {
+    "concept before": lambda result, original: mean_share(original, "concept"),
+    "concept after": lambda result, original: mean_share(result, "concept"),
+    "paraphrases after": lambda result, original: mean_share(result, "paraphrase"),
+    "kept, mean drop": lambda result, original: float(np.mean(drops(result, original))),
+    "kept, worst drop": lambda result, original: max(drops(result, original)),
+    "loss on kept, %": lambda result, original: 100 * (result["kept_loss"] / original["kept_loss"] - 1),
+    "feature distance": lambda result, original: distance_ratio(result, "after_to_other_seed"),
+    "same seeds": lambda result, original: distance_ratio(result, "after_to_same_seed"),
+    "seconds": lambda result, original: result.get("seconds"),
+    "peak MB": lambda result, original: result.get("peak_megabytes"),
+}
+MEANINGS = """\
+Shares in percent, drops in points, mean ± standard deviation over runs (concepts and seeds). "Loss on kept": rise of the
+denoising loss on 2,000 real test images that do not show the concept. "Feature distance": Fréchet distance, in the judge's
+pooled features, of kept prompts' pictures after erasing to the original's pictures of other seeds, divided by the original's
+own distance between these two sets of seeds; "same seeds": that to the original's pictures of the same seeds, divided likewise."""
+
+
+def load(folder: Path, concepts: Sequence[str]) -> list[Result]:
+    results = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    return [result for result in results if result["concept"] in concepts]
+
+
+def mean_share(result: Result, part: str) -> float:
+    return float(np.mean([score["share"] for score in result["scores"] if score["part"] == part]))
+
+
+def drops(result: Result, original: Result) -> list[float]:
+    """Points that each kept question lost."""
+    pairs = zip(original["scores"], result["scores"], strict=True)
+    return [before["share"] - after["share"] for before, after in pairs if before["part"] == "kept"]
+
+
+def distance_ratio(result: Result, name: str) -> float:
+    return result["frechet"][name] / result["frechet"]["between_seeds"]
+
+
+def steps_until_back(curve: dict[str, float]) -> float:
+    """Steps, between measured ones by straight lines, until the share reaches BACK; infinity where it never does."""
+    points = [(int(step), share) for step, share in curve.items()]
+    if points[0][1] >= BACK:
+        return 0.0
+    for (step, share), (next_step, next_share) in zip(points, points[1:], strict=False):
+        if next_share >= BACK:
+            return step + (next_step - step) * (BACK - share) / (next_share - share)
+    return math.inf
+
+
+def print_tables(folder: Path, concepts: Sequence[str]) -> None:
+    """Print Markdown and write relearning.png into the folder."""
+    results = load(folder, concepts)
+    originals = {(r["concept"], r["seed"]): r for r in results if r["method"] == "original"}
+    runs: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        if (result["concept"], result["seed"]) in originals:
+            runs[result["method"]].append(result)
+    methods = sorted(runs, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    if not methods:
+        raise SystemExit(f"no runs with an original beside them in {folder}")
+
+    def row(name: str, members: list[Result]) -> list[str]:
+        columns = [[f(r, originals[r["concept"], r["seed"]]) for r in members] for f in COLUMNS.values()]
+        return [name, str(len(members)), *(spread([v for v in values if v is not None]) for values in columns)]
+
+    heads = ["method", "runs", *COLUMNS]
+    print("## All concepts\n\n" + table(heads, [row(name, runs[name]) for name in methods]) + f"\n\n{MEANINGS}\n")
+    for concept in concepts:
+        members = {name: [r for r in runs[name] if r["concept"] == concept] for name in methods}
+        members = {name: some for name, some in members.items() if some}
+        if members:
+            print(f"## {concept}\n\n" + table(heads, [row(name, some) for name, some in members.items()]) + "\n")
+            print(relearning_table(members) + "\n")
+    print("## Relearning, all concepts\n\n" + relearning_table(runs, methods))
+    print(f"\n![Relearning curves]({draw_relearning(folder, concepts, runs, methods).name})")
+
+
+def relearning_table(runs: dict[str, list[Result]], methods: Iterable[str] | None = None) -> str:
+    """Share of the concept after each number of steps, and steps until it is back."""
+    rows, steps = [], None
+    for name in methods or runs:
+        curves = [result["relearning"]["curve"] for result in runs[name] if "relearning" in result]
+        if not curves:
+            continue
+        steps = list(curves[0])
+        back = [steps_until_back(curve) for curve in curves]
+        never = sum(map(math.isinf, back))
+        text = spread([b for b in back if not math.isinf(b)]) + (f" (never in {never} of {len(back)})" if never else "")
+        kept = spread([result["relearning"]["kept_after"] for result in runs[name] if "relearning" in result])
+        rows.append([name, *(spread([curve[step] for curve in curves]) for step in steps), text.strip(), kept])
+    if not rows:
+        return "No relearning was measured."
+    return table(["method", *(f"{s} steps" for s in steps), f"steps to {BACK:.0f} %", "kept prompts after"], rows)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return ""
+    digits = 0 if np.mean(np.abs(values)) >= 100 and len(values) > 1 else 1
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_relearning(folder: Path, concepts: Sequence[str], runs: dict[str, list[Result]], methods: Sequence[str]) -> Path:
+    """A panel for each concept: mean share over seeds after each number of steps, a line for each method."""
+    shown = [c for c in concepts if any(r["concept"] == c and "relearning" in r for rs in runs.values() for r in rs)]
+    figure = Figure(figsize=(4.2 * max(1, len(shown)), 4.4), layout="constrained")
+    panels = figure.subplots(1, max(1, len(shown)), squeeze=False, sharey=True)[0]
+    for axes, concept in zip(panels, shown, strict=False):
+        for index, name in enumerate(methods):
+            curves = [r["relearning"]["curve"] for r in runs[name] if r["concept"] == concept and "relearning" in r]
+            if not curves:
+                continue
+            steps = [int(step) for step in curves[0]]
+            means = np.mean([list(curve.values()) for curve in curves], axis=0)
+            style = {"color": "black", "linestyle": "--"} if name == "control" else {"color": f"C{index % 10}"}
+            axes.plot(steps, means, marker="o", markersize=4, label=name, **style)
+        axes.set_title(f"Relearning “{concept}” from 50 real images", fontsize=10)
+        axes.set_xlabel("fine-tuning steps")
+        axes.set_ylim(-3, 103)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("pictures that show it, %")
+    handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    path = folder / "relearning.png"
+    figure.savefig(path, dpi=130)
+    return path
