@@ -99,8 +99,8 @@ def failure(error: BaseException) -> str:
 
 
 def on_erase(
-    model: str, hub_id: str, concept: str, anchor: str, keep: str, recipe: str, trim_ratio: float, forget_weight: float,
-    steps: float, scope: str, projection: str, images: float, seed: float, request: gr.Request,
+    model: str, hub_id: str, concept: str, anchor: str, keep: str, recipe: str, trim_ratio: str, forget_weight: str,
+    steps: str, scope: str, projection: str, images: float, seed: float, request: gr.Request,
 ) -> Iterator[Updates]:  # fmt: skip
     """Erase concepts from your own copy of a model, and show what that did."""
 
@@ -141,9 +141,7 @@ def on_cancel(request: gr.Request) -> str:
     return render.note("Cancelling: it stops at the next step." if stopped else "Nothing of yours is running.", "warning")
 
 
-def on_compare(
-    prompt: str, seed: float, images: float, steps: float, guidance: float, request: gr.Request
-) -> Iterator[Updates]:
+def on_compare(prompt: str, seed: float, images: float, steps: str, guidance: str, request: gr.Request) -> Iterator[Updates]:
     """Draw a prompt with the original and with your unlearned model, at the same seeds."""
 
     def done(status: Any) -> Updates:
@@ -276,6 +274,12 @@ def on_leave(request: gr.Request) -> None:
 
 # ---- Layout ----
 
+
+def optional_number(label: str, info: str, elem_id: str) -> gr.Textbox:
+    """A number that may be left out. Not a `gr.Number`: an empty one says 0 once the browser has shown it (gradio 6.31)."""
+    return gr.Textbox(label=label, info=info, placeholder=DEFAULT, max_length=20, min_width=90, elem_id=elem_id)
+
+
 with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
     gr.HTML(render.HEADER)
     handle = gr.BrowserState(None, storage_key="scissorhands")
@@ -307,11 +311,9 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                             [DEFAULT], value=DEFAULT, label="Recipe", info="A named set of settings.", allow_custom_value=True
                         )
                         with gr.Row():
-                            trim_ratio = gr.Number(None, label="Trim ratio", info="Share cut, 0.0001–0.5", min_width=90)
-                            forget_weight = gr.Number(None, label="λ", info="Weight of forgetting", min_width=90)
-                            steps = gr.Number(
-                                None, label="Steps", info="Of repair, 1–600", precision=0, min_width=90, elem_id="steps"
-                            )
+                            trim_ratio = optional_number("Trim ratio", "Share cut, 0.0001–0.5", "trim-ratio")
+                            forget_weight = optional_number("λ", "Weight of forgetting", "forget-weight")
+                            steps = optional_number("Steps", "Of repair, 1–600", "steps")
                         scope = gr.Textbox(
                             label="Scope", info="Which weights may be cut: patterns on their names, commas between.",
                             placeholder="*attn2*", max_length=2000,
@@ -367,8 +369,8 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
             )
             with gr.Accordion("Advanced", open=False), gr.Row():
                 compare_images = gr.Slider(1, limits.MOST_IMAGES, 4, step=1, label="Images")
-                compare_steps = gr.Number(None, label="Sampling steps", info="1 to 50", precision=0)
-                compare_guidance = gr.Number(None, label="Guidance scale", info="0 to 20")
+                compare_steps = optional_number("Sampling steps", "1 to 50", "sampling-steps")
+                compare_guidance = optional_number("Guidance scale", "0 to 20", "guidance")
             with gr.Row():
                 compare_button = gr.Button("Draw", variant="primary", elem_id="compare-button", min_width=120)
                 attack_button = gr.Button("Attack", elem_id="attack-button", min_width=120)

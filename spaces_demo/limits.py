@@ -88,12 +88,20 @@ def split_texts(text: str | None, what: str, most: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(check_text(part, what) for part in parts))
 
 
-def check_number(value: float | None, what: str, lowest: float, highest: float, whole: bool = False) -> float | int | None:
-    """``value`` within its range, ``None`` as it is.
+def check_number(
+    value: float | str | None, what: str, lowest: float, highest: float, whole: bool = False
+) -> float | int | None:
+    """``value``, a number or a text that is one, within its range; ``None`` where it is left out.
 
     Raises:
         RefusedError: no number, or outside the range.
     """
+    if isinstance(value, str):
+        text = value.strip().replace(",", ".")
+        try:
+            value = float(text) if text else None
+        except ValueError:
+            raise RefusedError(f"{what}: {text[:40]!r} is not a number.") from None
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -258,6 +258,9 @@ class Workbench:
             tell(Progress("download", 0, 1))
             return find_model(model, hub_id, self.root / "downloads", self.endpoint)
 
+        if not (hub_id or "").strip():  # nothing to fetch
+            yield Status([], finished=True, result=find_model(model, None, self.root, self.endpoint))
+            return
         yield from watch(task, Estimator(DOWNLOAD_STAGES), session.cancel, alone=False)
 
     def _erased(self, page: str) -> tuple[Session, Erased]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
-from space_server import REPOSITORY, SpaceServer
+from playwright.sync_api import Browser, sync_playwright
+from space_server import SpaceServer
+from visitor import Visitor
 
 
-SCREENSHOTS = REPOSITORY / "out" / "screenshots"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No sandbox: CI runs as root. The rest keeps the browser from asking the network for things of its own.
 ARGUMENTS = [
@@ -21,7 +21,6 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,40 +48,6 @@ def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     server = SpaceServer(tmp_path_factory.mktemp("space"))
     yield server
     server.close()
-
-
-class Visitor:
-    """A browser window of its own on the Space. ``problems``: errors on its console, and what it asked of other hosts."""
-
-    def __init__(self, browser: Browser, url: str, viewport: dict[str, int] = DESKTOP, colours: str = "light"):
-        self.url = url
-        self.context = browser.new_context(viewport=viewport, color_scheme=colours, accept_downloads=True)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
-        self.problems: list[str] = []
-        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda request: self._look_at(request.url))
-        self.page.goto(url)
-        self.page.wait_for_selector("#erase-button")
-
-    def _look_at(self, address: str) -> None:
-        if not address.startswith((self.url, "data:", "blob:")):
-            self.problems.append(f"asked {address}")
-
-    def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name).click()
-
-    def wait_text(self, selector: str, text: str, seconds: float = 30) -> str:
-        """Wait until the element has the text; all of its text."""
-        element = self.page.locator(selector).filter(has_text=text)
-        element.wait_for(timeout=1000 * seconds)
-        return element.inner_text()
-
-    def screenshot(self, name: str) -> None:
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.wait_for_timeout(400)  # fades and transitions
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 @pytest.fixture

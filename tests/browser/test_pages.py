@@ -5,8 +5,8 @@ import time
 import zipfile
 
 import pytest
-from conftest import PHONE, Visitor
 from space_server import SpaceServer
+from visitor import PHONE, Visitor
 
 
 EVIL = "<img src=x onerror=window.hacked=1>"
@@ -129,6 +129,12 @@ def test_bad_input_is_answered_in_plain_words(visit):
         visitor.page.click("#erase-button")
         visitor.wait_text("#erase-status", words, 60)
     assert EVIL in visitor.page.locator("#erase-status").inner_text()  # shown as text
+    visitor.page.get_by_text("Advanced").first.click()  # its empty fields must stay empty
+    visitor.page.fill("#steps textarea", "many")
+    visitor.page.fill("#concept textarea", "dress")
+    visitor.page.click("#erase-button")
+    visitor.wait_text("#erase-status", "The number of steps: 'many' is not a number", 60)
+    visitor.page.fill("#steps textarea", "")
     visitor.page.get_by_label("A model from the Hub").check()
     visitor.page.fill("#hub-id textarea", "/etc/passwd")
     visitor.page.fill("#concept textarea", "dress")

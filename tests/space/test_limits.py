@@ -42,7 +42,7 @@ def test_texts_are_split_at_commas_and_lines_and_named_once():
         split_texts("," * 10**6, "Keep", 2)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "7", True, -1, 11])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "seven", "nan", "11", "0x1", True, -1, 11, [1]])
 def test_numbers_out_of_range_or_none_at_all(value):
     with pytest.raises(RefusedError):
         check_number(value, "The seed", 0, 10)
@@ -50,6 +50,9 @@ def test_numbers_out_of_range_or_none_at_all(value):
 
 def test_numbers_in_range():
     assert check_number(None, "x", 0, 1) is None
+    assert check_number(" ", "x", 1, 2) is None  # a field that was left empty is no zero
+    assert check_number("0,5", "x", 0, 1) == check_number(" 5e-1 ", "x", 0, 1) == 0.5
+    assert check_number("7", "x", 0, 10, whole=True) == 7
     assert check_number(10, "x", 0, 10, whole=True) == 10
     assert isinstance(check_number(3.0, "x", 0, 10, whole=True), int)
     with pytest.raises(RefusedError, match="whole"):
