@@ -21,7 +21,7 @@ from spaces_demo.limits import CancelledError
 # How often a watcher hears of a task that has nothing new to say, so that its clock goes on.
 HEARTBEAT_SECONDS = 1.0
 # Status objects are made at most this often: a page cannot draw faster, and each costs time that the task needs.
-LEAST_SECONDS_BETWEEN = 0.25
+LEAST_SECONDS_BETWEEN = 0.5
 # One task at a time in this process: more would only share the cores, and need the memory of each.
 _WORKER = threading.Lock()
 

@@ -139,6 +139,8 @@ def bars(
 def _figure(value: float, unit: str) -> str:
     if unit != "%":
         return f"{value:.2f}"
+    if 0 < value < 0.05:
+        return "< 0.1 %"
     return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %"
 
 
