@@ -5,21 +5,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import ScissorhandsConfig
+from ..recipes import get_recipe
 
 
 _CHOICES = {"retain_objective": ("distillation", "data"), "redirect_teacher": ("frozen", "live")}
-_ERASURE_FIELDS = (
-    "pictures_per_concept",
-    "retain_pictures",
-    "retain_objective",
-    "negative_guidance_strength",
-    "redirect_teacher",
-    "sensitivity_guidance",
-    "damage_limit",
-    "evaluations",
-    "patience",
-    "max_steps",
-)
+# What the fields are when neither the user nor a recipe sets them. A concept needs few steps; Trainer's own default would
+# count epochs of a set that is made to measure.
+_DEFAULTS: dict[str, Any] = {
+    "pictures_per_concept": 64,
+    "retain_pictures": 128,
+    "retain_objective": "distillation",
+    "negative_guidance_strength": 1.0,
+    "redirect_teacher": "frozen",
+    "sensitivity_guidance": 0.0,
+    "damage_limit": 0.05,
+    "evaluations": 4,
+    "max_steps": 150,
+}
 
 
 @dataclass
@@ -56,17 +58,29 @@ class ConceptErasureConfig(ScissorhandsConfig):
         ValueError: a value outside its range; raised at construction.
     """
 
-    pictures_per_concept: int = field(default=64, metadata={"help": "Pictures that the pipeline draws of each concept."})
-    retain_pictures: int = field(default=128, metadata={"help": "Pictures that it draws of what is to be kept."})
-    retain_objective: str = field(default="distillation", metadata={"help": "'distillation' from the original, or 'data'."})
-    negative_guidance_strength: float = field(default=1.0, metadata={"help": "η >= 0 of 'negative_guidance'."})
-    redirect_teacher: str = field(default="frozen", metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'."})
-    sensitivity_guidance: float = field(default=0.0, metadata={"help": "Guidance scale of the sensitivity's loss; 0: none."})
-    damage_limit: float = field(default=0.05, metadata={"help": "Share by which the loss on kept prompts may rise, > 0."})
-    evaluations: int = field(default=4, metadata={"help": "Measurements of the trade-off in a run."})
+    pictures_per_concept: int | None = field(
+        default=None, metadata={"help": "Pictures that the pipeline draws of each concept."}
+    )
+    retain_pictures: int | None = field(default=None, metadata={"help": "Pictures that it draws of what is to be kept."})
+    retain_objective: str | None = field(default=None, metadata={"help": "'distillation' from the original, or 'data'."})
+    negative_guidance_strength: float | None = field(default=None, metadata={"help": "η >= 0 of 'negative_guidance'."})
+    redirect_teacher: str | None = field(default=None, metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'."})
+    sensitivity_guidance: float | None = field(
+        default=None, metadata={"help": "Guidance scale of the sensitivity's loss; 0: none."}
+    )
+    damage_limit: float | None = field(
+        default=None, metadata={"help": "Share by which the loss on kept prompts may rise, > 0."}
+    )
+    evaluations: int | None = field(default=None, metadata={"help": "Measurements of the trade-off in a run."})
     patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
-    # A concept needs few steps; Trainer's own default of -1 would count epochs of a set that is made to measure.
-    max_steps: int = field(default=150, metadata={"help": "Optimizer steps of repair."})
+    max_steps: int | None = field(default=None, metadata={"help": "Optimizer steps of repair."})
+
+    def __post_init__(self):
+        recipe = get_recipe(self.recipe) if self.recipe is not None else {}
+        for name, default in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, recipe.get(name, default))
+        super().__post_init__()
 
     def _check_method_fields(self) -> None:
         super()._check_method_fields()
@@ -87,4 +101,4 @@ class ConceptErasureConfig(ScissorhandsConfig):
 
     def method_settings(self) -> dict[str, Any]:
         """The effective values of the method's fields, JSON-ready."""
-        return {**super().method_settings(), **{name: getattr(self, name) for name in _ERASURE_FIELDS}}
+        return {**super().method_settings(), **{name: getattr(self, name) for name in (*_DEFAULTS, "patience")}}
