@@ -14,6 +14,7 @@ _CHOICES = {"retain_objective": ("distillation", "data"), "redirect_teacher": ("
 _DEFAULTS: dict[str, Any] = {
     "pictures_per_concept": 64,
     "retain_pictures": 128,
+    "picture_guidance": 2.0,
     "retain_objective": "distillation",
     "negative_guidance_strength": 1.0,
     "redirect_teacher": "frozen",
@@ -35,6 +36,9 @@ class ConceptErasureConfig(ScissorhandsConfig):
             Pictures that the pipeline draws of each concept; with `forget_images` given, none are drawn.
         retain_pictures (`int`, defaults to 128):
             Pictures that it draws of what is to be kept; with `retain_images` given, none are drawn.
+        picture_guidance (`float`, defaults to 2):
+            Guidance scale, ≥ 0, of the pictures drawn to learn from; a lower one of the pipeline's or the user's wins. Little
+            guidance draws varied pictures, which are nearer to real ones.
         retain_objective (`str`, defaults to `"distillation"`):
             `"distillation"`: predict on retain pictures what the frozen original predicts. `"data"`: the denoising loss, as in
             the reference.
@@ -58,19 +62,14 @@ class ConceptErasureConfig(ScissorhandsConfig):
         ValueError: a value outside its range; raised at construction.
     """
 
-    pictures_per_concept: int | None = field(
-        default=None, metadata={"help": "Pictures that the pipeline draws of each concept."}
-    )
+    pictures_per_concept: int | None = field(default=None, metadata={"help": "Pictures drawn of each concept."})
     retain_pictures: int | None = field(default=None, metadata={"help": "Pictures that it draws of what is to be kept."})
+    picture_guidance: float | None = field(default=None, metadata={"help": "Guidance scale of the pictures to learn from."})
     retain_objective: str | None = field(default=None, metadata={"help": "'distillation' from the original, or 'data'."})
     negative_guidance_strength: float | None = field(default=None, metadata={"help": "η >= 0 of 'negative_guidance'."})
     redirect_teacher: str | None = field(default=None, metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'."})
-    sensitivity_guidance: float | None = field(
-        default=None, metadata={"help": "Guidance scale of the sensitivity's loss; 0: none."}
-    )
-    damage_limit: float | None = field(
-        default=None, metadata={"help": "Share by which the loss on kept prompts may rise, > 0."}
-    )
+    sensitivity_guidance: float | None = field(default=None, metadata={"help": "Guidance scale of the sensitivity; 0: none."})
+    damage_limit: float | None = field(default=None, metadata={"help": "Share by which the kept loss may rise, > 0."})
     evaluations: int | None = field(default=None, metadata={"help": "Measurements of the trade-off in a run."})
     patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
     max_steps: int | None = field(default=None, metadata={"help": "Optimizer steps of repair."})
@@ -93,7 +92,7 @@ class ConceptErasureConfig(ScissorhandsConfig):
             require(getattr(self, name) in choices, name, f"is not one of {', '.join(map(repr, choices))}")
         for name in ("pictures_per_concept", "retain_pictures", "evaluations", "max_steps"):
             require(int(getattr(self, name)) == getattr(self, name) >= 1, name, "must be a whole number >= 1")
-        for name in ("negative_guidance_strength", "sensitivity_guidance"):
+        for name in ("negative_guidance_strength", "sensitivity_guidance", "picture_guidance"):
             require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, name, "must be a number >= 0")
         require(self.damage_limit > 0, "damage_limit", "must be > 0, as 0.05")
         require(self.patience is None or self.patience >= 1, "patience", "must be a whole number >= 1, or None")

@@ -59,7 +59,9 @@ def test_every_family_changes_its_denoiser_and_nothing_else(make, tmp_path):
     pipe = make()
     parts = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
     before = {name: weights(pipe, name) for name in parts}
-    settings = {**QUICK, "sampling": {"num_inference_steps": 2}} if make is tiny_pixart else QUICK  # it bins its sizes
+    settings = (
+        {**QUICK, "sampling": {"num_inference_steps": 2, "use_resolution_binning": False}} if make is tiny_pixart else QUICK
+    )
     report = erase_concept(pipe, "dress", keep=["coat"], **settings)
     changed = {name for name in parts if not equal(before[name], weights(pipe, name))}
     assert changed == {denoiser_name(pipe)}
@@ -191,6 +193,7 @@ def test_trimming_is_in_the_scope_and_can_be_left_out():
     pipe = tiny_stable_diffusion()
     before = weights(pipe, "unet")
     settings = {**QUICK, "learning_rate": 1e-30, "trim_ratio": 0.2, "reinit_target_modules": ["mid_block"]}
+    settings["sharpness_radius"] = 0  # weights that are moved there and back are rounded
     report = erase_concept(pipe, "dress", **settings)
     after = weights(pipe, "unet")
     # The learning rate is too small for a float32 weight that is not zero.
