@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: help setup demo test test-fast bench lint format clean
 
 help:
-	@echo "make demo       train a small classifier, make it forget, and print what that did (about 5 minutes)"
+	@echo "make demo       make a small classifier forget, and erase a concept from a pipeline (about 6 minutes)"
 	@echo "make test       lint and the whole test suite"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make bench      what each stage costs in time and memory"
@@ -27,6 +27,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py --output out/demo
+	$(BIN)/python examples/erase_concept.py --concept dress --output out/demo/erased
 
 lint: $(READY)
 	$(BIN)/ruff check .
