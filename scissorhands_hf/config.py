@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from .hub.card_info import check_choices
+from .hub.disclosure import check_disclosure
 from .recipes import get_recipe
 
 
@@ -120,6 +122,20 @@ class ScissorhandsConfig(TrainingArguments):
             The run stops with an error when the mean retain loss of an epoch exceeds that of the first epoch by this factor,
             > 1.
 
+        disclose (`str`, *optional*, defaults to `"summary"`):
+            How much of what was forgotten the card and the published report tell: `"full"`, `"summary"` (how much, not what)
+            or `"none"`.
+        forgotten (`str`, *optional*):
+            What was forgotten, in words for the card; shown with `disclose="full"`.
+        base_model (`str`, *optional*):
+            Hub id of the model that is made to forget, for the card. Default: what it was loaded by, unless that is a folder.
+        license (`str`, *optional*):
+            Licence of the unlearned model as the Hub names it. Default: that of the base model's card.
+        language (`list[str]`, *optional*):
+            Language codes for the card. Default: those of the base model's card.
+        retain_datasets (`list[str]`, *optional*):
+            Hub ids of the data sets that the model was repaired on, for the card.
+
     Raises:
         ValueError: an unknown recipe or choice, or a value outside its range; raised at construction.
     """
@@ -180,6 +196,19 @@ class ScissorhandsConfig(TrainingArguments):
         metadata={"help": "Stop when an epoch's retain loss exceeds the first epoch's by this factor, > 1."},
     )
 
+    disclose: str = field(
+        default="summary", metadata={"help": "What card and published report tell of the forgotten: 'full', 'summary', 'none'."}
+    )
+    forgotten: str | None = field(
+        default=None, metadata={"help": "What was forgotten, in words for the card; shown with disclose='full'."}
+    )
+    base_model: str | None = field(default=None, metadata={"help": "Hub id of the model that is made to forget, for the card."})
+    license: str | None = field(default=None, metadata={"help": "Licence for the card. Default: the base model's."})
+    language: list[str] | None = field(default=None, metadata={"help": "Language codes for the card."})
+    retain_datasets: list[str] | None = field(
+        default=None, metadata={"help": "Hub ids of the data sets that the model is repaired on, for the card."}
+    )
+
     learning_rate: float | None = field(default=None, metadata={"help": "The initial learning rate for the optimizer."})
     num_train_epochs: float | None = field(default=None, metadata={"help": "Passes over the retain set."})
     per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Retain examples per device and step."})
@@ -193,7 +222,13 @@ class ScissorhandsConfig(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Log every X updates steps."})
 
     def __post_init__(self):
-        for name in ("reinit_target_modules", "trainable_target_modules", "projection_target_modules"):
+        for name in (
+            "reinit_target_modules",
+            "trainable_target_modules",
+            "projection_target_modules",
+            "language",
+            "retain_datasets",
+        ):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
         stock = {f.name: f.default for f in dataclasses.fields(TrainingArguments)}
@@ -214,6 +249,8 @@ class ScissorhandsConfig(TrainingArguments):
             if not condition:
                 raise ValueError(f"{name}={getattr(self, name)!r} {demand}")
 
+        check_disclosure(self.disclose)
+        check_choices(self.base_model, self.license, self.language, self.retain_datasets)
         for name, choices in _CHOICES.items():
             require(getattr(self, name) in choices, name, f"is not one of {', '.join(map(repr, choices))}")
         require(0 <= self.trim_ratio < 1, "trim_ratio", "must lie in [0, 1), for example 0.03; 0 trims nothing")

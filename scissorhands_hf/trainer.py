@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from . import validation
@@ -33,6 +33,7 @@ from .data import (
     is_pair,
     random_batches,
 )
+from .hub.trainer import PublishingMixin
 from .monitoring import RunningMeans, UnlearningDivergedError, evaluation_mode, unrecorded_batch_norm
 from .projection import new_memory, project_gradients, relearned_weights, renew_memories
 from .run_state import (
@@ -50,7 +51,7 @@ from .trimming import trim_model
 logger = logging.getLogger(__name__)
 
 
-class ScissorhandsTrainer(Trainer):
+class ScissorhandsTrainer(PublishingMixin):
     r"""
     Make a model forget a class, examples or documents, by Scissorhands (Wu & Harandi, ECCV 2024, arXiv:2401.06187).
 
@@ -106,6 +107,7 @@ class ScissorhandsTrainer(Trainer):
         validation.check_datasets(train_dataset, forget_dataset)
         if model is not None:
             validation.check_model(model)
+        self._init_publishing()
         self.forget_dataset = forget_dataset
         self.scopes: Scopes | None = None
         self.trim_report: dict[str, Any] | None = None
@@ -436,6 +438,7 @@ class ScissorhandsTrainer(Trainer):
         Raises:
             ValueError: no complete checkpoint to resume from, or one that ScissorhandsTrainer did not write.
         """
+        self._forget_figures()
         self.trim_report, self.seconds, self._memory = None, {}, None
         self._first_epoch_retain_loss = self._last_forget_loss = self._memory_to_resume = None
         self._step_forget_losses = []
@@ -462,8 +465,8 @@ class ScissorhandsTrainer(Trainer):
         return output
 
     def report(self) -> UnlearningReport:
-        """What is known of the last `train()`: effective settings, what was trimmed, loss curves, seconds. Figures that you
-        measure go into its `metrics`."""
+        """What is known of the last `train()`: effective settings, what was trimmed, loss curves, seconds, and the
+        figures of `evaluate()` before and after. Others that you measure go into its `metrics`."""
         keys = (
             "step",
             "epoch",
@@ -479,6 +482,8 @@ class ScissorhandsTrainer(Trainer):
             trim=self.trim_report or {},
             history=[{k: row[k] for k in keys if k in row} for row in self.state.log_history if "retain_loss" in row],
             seconds=dict(self.seconds),
+            metrics={model: dict(figures) for model, figures in self._figures.items()},
+            sets=self._set_sizes(),
             versions=library_versions(),
         )
 
@@ -519,13 +524,6 @@ class ScissorhandsTrainer(Trainer):
             }
             save_run_state(folder, state)
         super().save_model(output_dir, _internal_call=_internal_call)
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
-        """Refused for now: Trainer's own uploads training_args.bin, with the token in it, and an unmeasured card."""
-        raise NotImplementedError(
-            "trainer.push_to_hub() would upload training_args.bin and other files of the run. Upload the model alone with "
-            "trainer.model.push_to_hub(repo_id)."
-        )
 
 
 class _ScissorhandsCallback(TrainerCallback):

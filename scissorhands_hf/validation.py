@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import HubStrategy, has_length
 
 from .config import ScissorhandsConfig
 
@@ -62,10 +62,10 @@ def check_arguments(args: TrainingArguments | None, objectives: Sequence[str]) -
             raise ValueError(
                 f"accelerator_config.{name}=True would cut paired batches apart; leave it False: every process draws its own"
             )
-    if args.push_to_hub:
+    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
-            "push_to_hub=True would upload training_args.bin and whatever else lies in output_dir during the run. Train with "
-            "push_to_hub=False, look at the result, then upload it with trainer.model.push_to_hub(...)."
+            f"hub_strategy={args.hub_strategy.value!r} would upload optimizer state and gradient memories, from which forget "
+            "examples can be guessed. Use 'every_save' or 'end'; a run is resumed from its local checkpoints."
         )
 
 

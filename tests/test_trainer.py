@@ -358,3 +358,40 @@ def test_the_report_of_a_run(config, tmp_path) -> None:
     assert {"sensitivity", "trim", "memory", "train"} <= report.seconds.keys()
     assert report.plot(tmp_path / "report.png").stat().st_size > 10_000
     assert np.isfinite([row["retain_loss"] for row in report.history]).all()
+
+
+def test_what_evaluate_measures_is_in_the_report(config) -> None:
+    """Before training of the original, after it of the unlearned model; what is measured in mid-run is neither."""
+    model, retain, forget = retain_and_forget(tiny_models.tiny_vit)
+    trainer = ScissorhandsTrainer(
+        model=model,
+        args=config(eval_strategy="epoch", num_train_epochs=2, learning_rate=1e-2),
+        train_dataset=retain,
+        forget_dataset=forget,
+        eval_dataset={"forget": forget, "retain": retain},
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    assert trainer.report().metrics.keys() == {"original"}
+    after = trainer.evaluate()
+    report = trainer.report()
+    assert report.metrics == {
+        "original": {"forget loss": before["eval_forget_loss"], "retain loss": before["eval_retain_loss"]},
+        "unlearned": {"forget loss": after["eval_forget_loss"], "retain loss": after["eval_retain_loss"]},
+    }
+    assert report.sets == {"forget": 6, "retain": 20, "eval:forget": 6, "eval:retain": 20}
+    trainer.train()
+    assert trainer.report().metrics == {"original": report.metrics["unlearned"]}
+
+
+def test_an_earlier_saves_weights_do_not_stay_beside_the_new(config, tmp_path) -> None:
+    """save_pretrained leaves the file of before beside new shards, and from_pretrained reads that one."""
+    model, retain, forget = retain_and_forget(tiny_models.tiny_resnet)
+    model.save_pretrained(tmp_path / "out", max_shard_size="10KB")
+    trainer = ScissorhandsTrainer(model=model, args=config(), train_dataset=retain, forget_dataset=forget)
+    trainer.train()
+    trainer.save_model()
+    weights = [path.name for path in (tmp_path / "out").iterdir() if "model" in path.name]
+    assert weights == ["model.safetensors"]
+    reloaded = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert all(torch.equal(tensor, reloaded.state_dict()[name]) for name, tensor in model.state_dict().items())

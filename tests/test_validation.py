@@ -13,6 +13,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TrainingArguments
 
 from scissorhands_hf import ScissorhandsTrainer
+from scissorhands_hf.hub import UploadRefusedError
 
 
 def refused(error: type[Exception], match: str, config: Any, settings: dict | None = None, **changes: Any) -> None:
@@ -64,7 +65,8 @@ def test_overlap_of_ids_is_warned_of_without_naming_them(config, caplog) -> None
     [
         ({"forget_objective": "redirect"}, "forget_objective='redirect' needs a diffusion pipeline"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' is not supported"),
-        ({"push_to_hub": True}, "push_to_hub=True"),
+        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "hub_strategy='checkpoint' would upload optimizer state"),
+        ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy='all_checkpoints' would upload"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches=True"),
         ({"reinit_target_modules": "encoder.layer.9"}, "the pattern 'encoder.layer.9' matches no parameter"),
     ],
@@ -179,8 +181,29 @@ def test_a_loss_alone_is_enough_with_a_ceiling(config) -> None:
     assert trainer.forget_loss_ceiling == 3.0
 
 
-def test_pushing_is_refused_for_now(config) -> None:
+def test_pushing_before_training_and_what_stock_code_cannot_load(config) -> None:
     model, retain, forget = retain_and_forget(tiny_models.tiny_vit)
     trainer = ScissorhandsTrainer(model=model, args=config(), train_dataset=retain, forget_dataset=forget)
-    with pytest.raises(NotImplementedError, match="training_args.bin"):
+    with pytest.raises(ValueError, match="nothing was unlearned yet"):
         trainer.push_to_hub()
+    model, retain, forget = retain_and_forget(tiny_models.tiny_cnn)
+    args = config(reinit_target_modules="head")
+    trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=retain, forget_dataset=forget)
+    trainer.train()
+    with pytest.raises(UploadRefusedError, match="the model is a TinyCNN, which stock transformers cannot load"):
+        trainer.push_to_hub()
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"disclose": "all"}, "disclose='all' is not one of 'full', 'summary', 'none'"),
+        ({"base_model": "/data/bert"}, "base_model='/data/bert' is not an id on the Hub"),
+        ({"license": "my own"}, "license='my own' is not a licence identifier"),
+        ({"language": "english"}, "language='english' is not a language code"),
+        ({"retain_datasets": ["a b"]}, "retain_datasets='a b' is not an id on the Hub"),
+    ],
+)
+def test_what_the_card_takes(settings: dict, match: str, config) -> None:
+    with pytest.raises(ValueError, match=match):
+        config(**settings)

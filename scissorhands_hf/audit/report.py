@@ -26,6 +26,7 @@ class UnlearningReport:
         seconds: wall-clock seconds by stage, and of retraining as "retrained" where that was measured.
         notes: sentences on how figures were measured (set, size, seed), for tables and cards.
         versions: of the libraries.
+        sets: number of examples by set: "forget", "retain", and "eval:NAME" of evaluation sets.
     """
 
     kind: ClassVar[str] = "unlearning"  # tells the classes of saved reports apart
@@ -37,6 +38,7 @@ class UnlearningReport:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    sets: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values, with ``average_gap`` to the retrained model for each measured model."""

@@ -13,7 +13,7 @@ from .options import add_debug_option
 
 
 # Modules of this package. Their heavy imports belong inside `run`.
-COMMANDS = ("erase", "unlearn")
+COMMANDS = ("erase", "unlearn", "card", "push")
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

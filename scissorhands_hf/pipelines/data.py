@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from .config import ConceptErasureConfig
 from .examples import NoisyExamples, PromptTable, precompute_targets
-from .families import Family, NoiseProcess
+from .families import Family
 from .objectives import negative_guidance
 from .pictures import read_pictures
 from .progress import Reporter
@@ -19,18 +19,25 @@ from .prompts import ConceptPrompts
 
 # Held-out noisy examples of each set, on which the trade-off is measured.
 EVALUATION_EXAMPLES = 128
+DRAWN_AT_ONCE = 16
 
 
 @dataclass
-class ErasureData:
-    """``examples``: retain and forget, to train on; retain and forget, held out."""
+class Material:
+    """Pictures as latents, float32 (n, *latent shape), each with its prompt; all prompts encoded; seconds it took."""
 
-    examples: tuple[NoisyExamples, NoisyExamples, NoisyExamples, NoisyExamples]
+    forget_latents: Tensor
+    forget_texts: list[str]
+    retain_latents: Tensor
+    retain_texts: list[str]
     table: PromptTable
     seconds: float
 
 
-def prepare_data(
+Examples = tuple[NoisyExamples, NoisyExamples, NoisyExamples, NoisyExamples]
+
+
+def gather_material(
     family: Family,
     args: ConceptErasureConfig,
     prompts: ConceptPrompts,
@@ -38,73 +45,79 @@ def prepare_data(
     forget_images: Any,
     retain_images: Any,
     reporter: Reporter,
-) -> ErasureData:
-    """Draw or read the pictures, encode the prompts, cover the pictures with noise and fix what is to be predicted on them.
+) -> Material:
+    """Draw or read the pictures and encode the prompts, with the pipeline as it is, in its own dtype.
 
     Raises:
-        ValueError: pictures that cannot be used; a denoiser whose predictions are not finite.
+        ValueError: pictures that cannot be used.
     """
     started = time.perf_counter()
-    show = not args.disable_tqdm
+    forget_count = args.pictures_per_concept * len(prompts.concepts)
+    forget_latents = retain_latents = None
+    retain_texts = prompts.retain
     if forget_images is not None:
-        latents, _ = _read(family, "forget_images", forget_images)
-        forget_texts = [prompts.forget[number % len(prompts.forget)] for number in range(len(latents))]
-        forget_latents = latents
-    else:
-        count = args.pictures_per_concept * len(prompts.concepts)
-        forget_texts = [prompts.forget[number % len(prompts.forget)] for number in range(count)]
-        forget_latents = None
+        forget_latents, _ = _read(family, "forget_images", forget_images)
+        forget_count = len(forget_latents)
     if retain_images is not None:
         retain_latents, captions = _read(family, "retain_images", retain_images)
         # A picture without words goes with no words: what the original says of it there is kept all the same.
         retain_texts = [caption or "" for caption in captions]
-    else:
-        retain_latents, retain_texts = None, prompts.retain
+    forget_texts = [prompts.forget[number % len(prompts.forget)] for number in range(forget_count)]
 
-    to_draw = (len(forget_texts) if forget_latents is None else 0) + (len(retain_texts) if retain_latents is None else 0)
-    with tqdm(total=to_draw, desc="Pictures", disable=not show or not to_draw) as bar:
-
-        def drawn(count: int) -> None:
-            bar.update(count)
-            reporter.tell("pictures", int(bar.n) if show else drawn.total, to_draw)
-
-        drawn.total = 0
+    to_draw = [texts for texts, given in ((forget_texts, forget_latents), (retain_texts, retain_latents)) if given is None]
+    total = sum(map(len, to_draw))
+    with tqdm(total=total, desc="Pictures", disable=args.disable_tqdm or not total) as bar:
+        done = 0
 
         def draw(texts: list[str], offset: int) -> Tensor:
+            nonlocal done
             parts = []
-            for start in range(0, len(texts), batch := 16):
-                chunk = texts[start : start + batch]
+            for start in range(0, len(texts), DRAWN_AT_ONCE):
+                chunk = texts[start : start + DRAWN_AT_ONCE]
                 seeds = [args.seed * 1_000_003 + offset + start + row for row in range(len(chunk))]
                 parts.append(family.sample_latents(chunk, seeds, sampling).float())
-                drawn.total += len(chunk)
-                drawn(len(chunk))
+                done += len(chunk)
+                bar.update(len(chunk))
+                reporter.tell("pictures", done, total)
             return torch.cat(parts)
 
         if forget_latents is None:
             forget_latents = draw(forget_texts, 0)
         if retain_latents is None:
             retain_latents = draw(retain_texts, 500_000)
-
     table = PromptTable.encode(family, ["", *prompts.forget, *prompts.anchors, *retain_texts])
+    seconds = time.perf_counter() - started
+    return Material(forget_latents, forget_texts, retain_latents, retain_texts, table, seconds)
+
+
+def make_examples(
+    family: Family, args: ConceptErasureConfig, prompts: ConceptPrompts, material: Material, reporter: Reporter
+) -> Examples:
+    """Cover the pictures with noise and fix what is to be predicted on them while the model still is the original.
+
+    Returns:
+        Retain and forget examples to train on, and retain and forget examples held out: other noise, the same pictures.
+
+    Raises:
+        ValueError: the denoiser's predictions are not finite.
+    """
     anchor_of = dict(zip(prompts.forget, prompts.anchors, strict=True))
-    noise = family.noise_process()
+    rows, noise = material.table.rows, family.noise_process()
     per_epoch = -(-args.max_steps // int(args.num_train_epochs)) * args.gradient_accumulation_steps * args.world_size
-    counts = {
-        "retain": per_epoch * args.per_device_train_batch_size,
-        "forget": per_epoch * args.per_device_forget_batch_size,
-    }
 
-    def examples(latents: Tensor, texts: list[str], count: int, seed: int) -> NoisyExamples:
-        rows = torch.tensor([table.rows[text] for text in texts])
-        anchors = torch.tensor([table.rows[anchor_of.get(text, "")] for text in texts])
-        return _noisy(latents, rows, anchors, noise, count, args.seed * 8 + seed)
+    def examples(latents: Tensor, texts: list[str], count: int, number: int) -> NoisyExamples:
+        own = torch.tensor([rows[text] for text in texts])
+        anchors = torch.tensor([rows[anchor_of.get(text, "")] for text in texts])
+        return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number)
 
-    retain = examples(retain_latents, retain_texts, counts["retain"], 1)
-    forget = examples(forget_latents, forget_texts, counts["forget"], 2)
-    retain_eval = examples(retain_latents, retain_texts, EVALUATION_EXAMPLES, 3)
-    forget_eval = examples(forget_latents, forget_texts, EVALUATION_EXAMPLES, 4)
-    _fix_targets(family, args, table, (retain, retain_eval), (forget, forget_eval), reporter)
-    return ErasureData((retain, forget, retain_eval, forget_eval), table, time.perf_counter() - started)
+    retain_set = material.retain_latents, material.retain_texts
+    forget_set = material.forget_latents, material.forget_texts
+    retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1)
+    forget = examples(*forget_set, per_epoch * args.per_device_forget_batch_size, 2)
+    retain_eval = examples(*retain_set, EVALUATION_EXAMPLES, 3)
+    forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
+    _fix_targets(family, args, material.table, (retain, retain_eval), (forget, forget_eval), reporter)
+    return retain, forget, retain_eval, forget_eval
 
 
 def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str | None]]:
@@ -114,10 +127,6 @@ def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str 
         return torch.cat(parts).float(), captions
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{argument}: {error}") from error
-
-
-def _noisy(latents: Tensor, rows: Tensor, anchors: Tensor, noise: NoiseProcess, count: int, seed: int) -> NoisyExamples:
-    return NoisyExamples(latents, rows, anchors, noise, count, seed)
 
 
 def _fix_targets(

@@ -14,9 +14,10 @@ from ..audit import AuditPrompt, ConceptErasureReport, Judge, audit_metrics, com
 from ..run_state import library_versions
 from .concept_trainer import ConceptErasureTrainer
 from .config import ConceptErasureConfig
-from .data import ErasureData, prepare_data
+from .data import Examples, gather_material, make_examples
+from .examples import PromptTable
 from .families import Family, check_pipeline, family_of
-from .guard import only_denoiser_on_device, original_state, warn_of_shared_parts
+from .guard import in_float32, only_denoiser_on_device, original_state, warn_of_shared_parts
 from .progress import ErasureProgress, Reporter
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .settings import build_config, default_sampling
@@ -112,11 +113,15 @@ def erase_concept(
     warnings = warn_of_shared_parts(pipe, family.denoiser)
     before = _draw_report(pipe, request, reporter, last=False)
     with original_state(pipe, family):
-        data = prepare_data(
+        material = gather_material(
             family, args, request.prompts, request.sampling, request.forget_images, request.retain_images, reporter
         )
-        report = _train(family, args, data, reporter)
-        report.seconds["pictures"] = data.seconds
+        with only_denoiser_on_device(pipe, family), in_float32(family.denoiser):
+            marked = time.perf_counter()
+            examples = make_examples(family, args, request.prompts, material, reporter)
+            targets = time.perf_counter() - marked
+            report = _train(family, args, examples, material.table, reporter)
+        report.seconds |= {"pictures": material.seconds, "targets": targets}
     after = _draw_report(pipe, request, reporter, last=True)
     _complete(report, request, before, after, warnings, time.perf_counter() - started)
     pipe.erasure_reports = [*getattr(pipe, "erasure_reports", []), report]
@@ -172,18 +177,18 @@ def _check_request(
     )
 
 
-def _train(family: Family, args: ConceptErasureConfig, data: ErasureData, reporter: Reporter) -> ConceptErasureReport:
-    with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder, only_denoiser_on_device(family.pipe, family):
+def _train(
+    family: Family, args: ConceptErasureConfig, examples: Examples, table: PromptTable, reporter: Reporter
+) -> ConceptErasureReport:
+    with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         # Checkpoints of the best step: local, temporary and without the optimizer.
         args.output_dir = str(Path(folder))
-        trainer = ConceptErasureTrainer(family, args, *data.examples, data.table, callbacks=[reporter.trainer_callback()])
+        trainer = ConceptErasureTrainer(family, args, *examples, table, callbacks=[reporter.trainer_callback()])
         trainer.measure_references()
-        reporter.trainer = trainer
         trainer.train()
         plain = trainer.report()
-    settings = {name: value for name, value in plain.settings.items() if name != "output_dir"}
     return ConceptErasureReport(
-        settings=settings, trim=plain.trim, history=plain.history, seconds=plain.seconds, versions=plain.versions
+        settings=plain.settings, trim=plain.trim, history=plain.history, seconds=plain.seconds, versions=plain.versions
     )
 
 

@@ -43,7 +43,7 @@ def warn_of_shared_parts(pipe: Any, denoiser: nn.Module) -> list[str]:
 
 @contextmanager
 def original_state(pipe: Any, family: Family) -> Iterator[None]:
-    """Run a block that changes the denoiser's weights, in float32.
+    """Run a block that changes the denoiser's weights.
 
     The original weights are kept on disk, in a folder that only this user can read and that is removed at the end, so no
     second copy lies in memory. When the block raises anything, Ctrl-C included, they are put back exactly.
@@ -51,19 +51,16 @@ def original_state(pipe: Any, family: Family) -> Iterator[None]:
     denoiser = family.denoiser
     modes = {module: module.training for module in denoiser.modules()}
     wanted = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
-    dtypes = {name: value.dtype for name, value in _floating(denoiser)}
     device, attributes = denoiser.device, dict(vars(denoiser))
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         backup = Path(folder) / "original.safetensors"
         safetensors.torch.save_file({name: value.contiguous() for name, value in denoiser.state_dict().items()}, backup)
         try:
             with _random_state(device):
-                _cast(denoiser, dict.fromkeys(dtypes, torch.float32))
                 try:
                     yield
                 finally:
                     denoiser.to(device)
-                    _cast(denoiser, dtypes)
                     _restore_attributes(denoiser, attributes)
                     for name, parameter in denoiser.named_parameters():
                         parameter.grad = None
@@ -73,6 +70,17 @@ def original_state(pipe: Any, family: Family) -> Iterator[None]:
         except BaseException:
             _restore_weights(denoiser, backup)
             raise
+
+
+@contextmanager
+def in_float32(denoiser: nn.Module) -> Iterator[None]:
+    """Inside, all floating-point weights are float32, in which small updates are not lost; afterwards in their own dtypes."""
+    dtypes = {name: value.dtype for name, value in _floating(denoiser)}
+    try:
+        _cast(denoiser, dict.fromkeys(dtypes, torch.float32))
+        yield
+    finally:
+        _cast(denoiser, dtypes)
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from huggingface_hub import CommitInfo
+
 from ..audit import ConceptErasureReport
+from ..hub import push_pipeline, save_pipeline
 from .erase import erase_concept
 from .families import family_of
 
@@ -18,6 +21,17 @@ class ConceptErasureMixin:
     def erase_concept(self, concept: Any, **kwargs: Any) -> ConceptErasureReport:
         """Remove a concept, in place; see [`erase_concept`]."""
         return erase_concept(self, concept, **kwargs)
+
+    def save_pretrained(
+        self, save_directory: Any, safe_serialization: bool = True, variant: str | None = None, **kwargs: Any
+    ) -> None:
+        """As the stock pipeline's, under the stock class's name, and beside it the card of what was erased; see
+        `scissorhands_hf.hub.save_pipeline` for the card's options."""
+        save_pipeline(self, save_directory, safe_serialization=safe_serialization, variant=variant, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Save, check by reloading, and push, with the card; see `scissorhands_hf.hub.push_pipeline`."""
+        return push_pipeline(self, repo_id, **kwargs)
 
 
 def enable_concept_erasure(pipe: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 
 STAGES = ("before", "pictures", "targets", "sensitivity", "repair", "report")
@@ -37,7 +37,6 @@ class Reporter:
 
     def __init__(self, callback: Callable[[ErasureProgress], None] | None, started: float):
         self.callback, self.started = callback, started
-        self.trainer: Trainer | None = None
 
     def tell(self, stage: str, step: int, total: int, retain: float | None = None, forget: float | None = None) -> None:
         if self.callback is not None:

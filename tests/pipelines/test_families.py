@@ -102,6 +102,17 @@ def test_conditioning_may_be_kept_in_half_precision(case):
     torch.testing.assert_close(half, full, atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.parametrize("make", [tiny_stable_diffusion, tiny_sdxl, tiny_sd3, tiny_flux, tiny_pixart])
+def test_pipelines_in_half_precision_stay_in_it(make):
+    family = family_of(make().to(torch.bfloat16))
+    latents = family.encode_images([Image.new("RGB", (32, 32), "red")] * 2)
+    timesteps = family.noise_process().sample_timesteps(2, torch.Generator().manual_seed(0))
+    rows = family.encode_prompts(PROMPTS)
+    assert family.predict(family.denoiser, latents, timesteps, rows).dtype == torch.bfloat16
+    # A denoiser that is trained in float32 meanwhile gets what it needs in float32.
+    assert family.predict(family.denoiser.float(), latents.float(), timesteps, rows).dtype == torch.float32
+
+
 def test_prompts_are_encoded_row_by_row(case):
     _, family, _ = case
     together, alone = family.encode_prompts(PROMPTS), family.encode_prompts(PROMPTS[1:])

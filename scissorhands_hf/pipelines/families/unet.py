@@ -14,8 +14,9 @@ class StableDiffusionFamily(Family):
 
     name = "stable-diffusion"
     denoiser_name = "unet"
-    # The reference's scope: the self-attention of two blocks of the decoder.
-    reinit_patterns = ["up_blocks.1.attentions.1.*attn1.*", "up_blocks.2.attentions.1.*attn1.*"]
+    # The reference cuts the self-attention of two of the decoder's blocks (recipes "stable-diffusion-…"); here of all of them,
+    # whatever the number and place of a UNet's attention blocks.
+    reinit_patterns = ["up_blocks.*attn1.*"]
     parts = ("vae", "unet", "text_encoder", "tokenizer")
     _addition_embed_type: str | None = None
 
@@ -75,7 +76,6 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
     """Stable Diffusion XL: two CLIP text encoders, the second one's pooled text, and the picture's size as time ids."""
 
     name = "stable-diffusion-xl"
-    reinit_patterns = ["up_blocks.0.attentions.1.*attn1.*", "up_blocks.1.attentions.1.*attn1.*"]
     parts = ("vae", "unet", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     _addition_embed_type = "text_time"
 

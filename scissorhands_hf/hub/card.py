@@ -1,0 +1,257 @@
+"""Renders the card from the report of a run: nothing is on it that the report does not hold."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from huggingface_hub import ModelCard
+
+from ..audit.concept_report import CHANGE_MEANING, MEANINGS
+from ..audit.metrics import METRICS
+from .card_data import build_card_data, set_of, set_size
+from .card_info import CardInfo
+from .disclosure import is_concept_report, redact
+from .limits import limits
+from .markers import BEGIN, END
+from .text import Safe, code, finalize, number, prose
+
+
+PLOT_NAME = "unlearning.png"
+_METHOD = Safe(
+    "Scissorhands ([arXiv:2401.06187](https://arxiv.org/abs/2401.06187)): the weights that the forget set depends on most were "
+    "re-initialised once, then the model was repaired on what it is to keep."
+)
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    text = (files("scissorhands_hf") / "templates" / "card.md").read_text(encoding="utf-8")
+    return environment.from_string(text)
+
+
+def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = None, plot: bool = False) -> ModelCard:
+    """The card of one run, our part alone; see :func:`.markers.merge` for the user's.
+
+    Args:
+        info: names and choices.
+        report: the whole report as a dictionary; what may be shown of it is chosen here by ``info.disclose``.
+        repo_id: of the repository that the card is for, for the snippet; None for a folder.
+        plot: whether ``unlearning.png`` lies beside the card.
+    """
+    public = redact(report, info.disclose)
+    repo_id = repo_id or info.repo_id
+    name = repo_id.rpartition("/")[2] if repo_id else f"unlearned-{info.architecture}"
+    data = build_card_data(info, public, name)
+    body = _template().render(
+        begin=Safe(BEGIN),
+        end=Safe(END),
+        title=Safe(prose(repo_id.rpartition("/")[2])) if repo_id else Safe(f"{info.architecture}, unlearned"),
+        in_progress=info.in_progress,
+        summary=_summary(info),
+        removed=_removed(info, report, public),
+        removed_notes=_erasures(info) if info.disclose == "full" else [],
+        measured=_measured(public),
+        plot=Safe(PLOT_NAME) if plot else None,
+        pictures=shown_pictures(info),
+        library=Safe(info.library),
+        snippet=_snippet(info, repo_id),
+        fp16_variant=info.fp16_variant,
+        how=_how(info, public),
+        limits=limits(info, public),
+        method=_METHOD,
+        settings=_settings(public),
+        cut=_cut(public),
+        seconds=_listing(public.get("seconds", {})),
+        versions=_versions(public),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+
+
+def shown_pictures(info: CardInfo) -> list[dict[str, Safe]]:
+    """Before/after pictures that may be shown: those with ``disclose="full"`` only, for their prompts name the concept."""
+    if info.disclose != "full":
+        return []
+    return [
+        {"prompt": code(entry["prompt"], in_table=True), "before": Safe(entry["before"]), "after": Safe(entry["after"])}
+        for entry in info.pictures
+    ]
+
+
+def _summary(info: CardInfo) -> Safe:
+    kind = "pipeline" if info.library == "diffusers" else "model"
+    if info.base_model:
+        link = f"[{prose(info.base_model)}](https://huggingface.co/{info.base_model})"
+        return Safe(f"This is {link} after a part of what it had learned was removed from its weights.")
+    return Safe(
+        f"This is a trained `{info.architecture}` {kind} after a part of what it had learned was removed from its weights. "
+        "Its base model is not on the Hub, or was not named."
+    )
+
+
+def _removed(info: CardInfo, report: dict[str, Any], public: dict[str, Any]) -> Safe:
+    hidden = "What it was is not disclosed."
+    if info.disclose == "none":
+        return Safe(hidden)
+    if is_concept_report(report):
+        count = sum(len(entry["concepts"]) for entry in info.reports or [report])
+        if info.disclose == "summary":
+            return Safe(f"{count} concept{'s' if count != 1 else ''}. {hidden}")
+        names = [concept for entry in info.reports or [report] for concept in entry["concepts"]]
+        return Safe(f"The concept{'s' if count != 1 else ''} {', '.join(map(code, names))}.")
+    sets = public.get("sets", {})
+    size = ""
+    if "forget" in sets and "retain" in sets:
+        share = 100 * sets["forget"] / (sets["forget"] + sets["retain"])
+        size = f"{sets['forget']:,} training examples, {share:.1f} % of the {sets['forget'] + sets['retain']:,} given. "
+    if info.disclose == "summary":
+        return Safe(f"{size}Which they are is not disclosed.")
+    return Safe(f"{size}{prose(info.forgotten) if info.forgotten else 'The user did not describe them.'}")
+
+
+def _erasures(info: CardInfo) -> list[Safe]:
+    """One line for each erasure of a pipeline, oldest first."""
+    lines = []
+    for index, report in enumerate(info.reports, 1):
+        concepts = ", ".join(map(code, report["concepts"]))
+        anchor = f", led to {code(report['anchor'])}" if report.get("anchor") else ""
+        last = index == len(info.reports)
+        earlier = "" if last else " Measured before the later erasures: " + _figures(report) + "."
+        lines.append(Safe(f"{concepts}{anchor}.{'' if last or not _figures(report) else earlier}"))
+    return lines if len(lines) > 1 or any(report.get("anchor") for report in info.reports) else []
+
+
+def _figures(report: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{prose(name)} {_figure(name, value)}" for name, value in report.get("metrics", {}).get("unlearned", {}).items()
+    )
+
+
+def _measured(public: dict[str, Any]) -> Safe | None:
+    """The figures of each model as a table, prompts of pipelines in a second one."""
+    metrics = {model: figures for model, figures in public.get("metrics", {}).items() if figures}
+    if not metrics:
+        return None
+    names = list(dict.fromkeys(name for figures in metrics.values() for name in figures))
+    gaps = public.get("average_gap", {})
+    header = [*(code(name, in_table=True) for name in names), *(["avg. gap"] if gaps else [])]
+    lines = [f"| model | {' | '.join(header)} |", f"|---|{'---:|' * len(header)}"]
+    for model, figures in metrics.items():
+        cells = [_figure(name, figures[name]) if name in figures else "" for name in names]
+        if gaps:
+            cells.append(f"{gaps[model]:.1f}" if model in gaps else "")
+        lines.append(f"| {code(model, in_table=True)} | {' | '.join(cells)} |")
+    if public.get("prompts"):
+        lines += ["", "| prompt | group | pictures | before, % | after, % | change |", "|---|---|---:|---:|---:|---:|"]
+        for row in public["prompts"]:
+            shown = [number(row[key]) if row.get(key) is not None else "" for key in ("original", "unlearned", "change")]
+            cells = [code(row["prompt"], in_table=True), prose(row["group"]), str(row["images"]), *shown]
+            lines.append(f"| {' | '.join(cells)} |")
+    return Safe("\n".join(lines))
+
+
+def _figure(name: str, value: float) -> str:
+    """Percentages with one digit behind the point; what is not known to be one with four significant digits."""
+    return f"{value:.1f}" if name in METRICS or name in MEANINGS else number(value)
+
+
+def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
+    """What each figure is: its set and size, its seed, its detector and threshold."""
+    metrics = public.get("metrics", {})
+    names = list(dict.fromkeys(name for figures in metrics.values() for name in figures))
+    lines = []
+    for name in names:
+        if name in METRICS:
+            dataset = set_of(name, public)
+            size = set_size(dataset, public)
+            lines.append(Safe(f"{code(name)}: {METRICS[name]}{f'; {size:,} examples' if size else ''}. In percent."))
+        if name in MEANINGS:
+            lines.append(Safe(f"{code(name)}: {MEANINGS[name]}."))
+    if info.library == "diffusers" and any(name.endswith("change") for name in names):
+        lines.append(Safe(f"change: {CHANGE_MEANING}."))
+    others = [name for name in names if name not in METRICS]
+    if others and info.library == "transformers":
+        sizes = {dataset: set_size(dataset, public) for dataset in dict.fromkeys(set_of(name, public) for name in others)}
+        shown = ", ".join(f"{code(dataset)} ({size:,} examples)" for dataset, size in sizes.items() if size)
+        lines.append(
+            Safe(f"{', '.join(map(code, others))}: as the user's evaluation gave them{f', over {shown}' if shown else ''}.")
+        )
+    if "MIA" in names:
+        lines.append(
+            Safe(
+                "The attack is a support vector classifier (RBF kernel, C = 3) on the probability of the true class, trained "
+                "to tell retain from test examples; its own decision is the threshold."
+            )
+        )
+    if public.get("average_gap"):
+        lines.append(Safe("avg. gap: mean absolute difference of these figures to the retrained model's, in points."))
+    if public.get("measure"):
+        lines.append(
+            Safe(
+                "Pictures: "
+                + ", ".join(f"{prose(key.replace('_', ' '))} {code(str(value))}" for key, value in public["measure"].items())
+                + "."
+            )
+        )
+    if public.get("settings", {}).get("seed") is not None and names:
+        lines.append(Safe(f"Seed of the run: {public['settings']['seed']}."))
+    lines += [prose(note) for note in public.get("notes", ())]
+    lines += [Safe(f"Warning of the run: {prose(warning)}") for warning in public.get("warnings", ())]
+    return lines
+
+
+def _settings(public: dict[str, Any]) -> list[tuple[Safe, Safe]]:
+    return [
+        (code(name, in_table=True), code(_value(value), in_table=True))
+        for name, value in public.get("settings", {}).items()
+        if value is not None
+    ]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _cut(public: dict[str, Any]) -> Safe | None:
+    trim = public.get("trim", {})
+    if not {"trimmed", "candidates"} <= trim.keys() or not trim["candidates"]:
+        return None
+    return Safe(
+        f"Re-initialised: {trim['trimmed']:,} weights, {100 * trim['trimmed'] / trim['candidates']:.2f} % of the "
+        f"{trim['candidates']:,} that were compared."
+    )
+
+
+def _listing(values: dict[str, float]) -> Safe | None:
+    return Safe(", ".join(f"{prose(name)} {value:.1f}" for name, value in values.items())) if values else None
+
+
+def _versions(public: dict[str, Any]) -> Safe:
+    versions = public.get("versions", {})
+    return Safe(", ".join(code(f"{name} {version}") for name, version in versions.items()) or "not recorded")
+
+
+def _snippet(info: CardInfo, repo_id: str | None) -> Safe:
+    """Code that loads what the card is about. A folder is loaded by ".", the place of the card."""
+    place = f'"{repo_id}"' if repo_id else '"."'
+    if info.variant:
+        place += f', variant="{info.variant}"'
+    comment = "" if repo_id else "  # the folder of this file"
+    if info.library == "diffusers":
+        lines = [
+            f"from diffusers import {info.loader}",
+            "",
+            f"pipe = {info.loader}.from_pretrained({place}){comment}",
+        ]
+        return Safe("\n".join(lines))
+    lines = [f"from transformers import {', '.join(sorted([*info.processors, info.loader]))}", ""]
+    names = {"AutoTokenizer": "tokenizer", "AutoProcessor": "processor"}
+    for processor in info.processors:
+        lines.append(f"{names.get(processor, 'processor')} = {processor}.from_pretrained({place})")
+    lines.append(f"model = {info.loader}.from_pretrained({place}){comment}")
+    return Safe("\n".join(lines))

@@ -1,0 +1,239 @@
+"""Saves and pushes a diffusers pipeline that was made to forget, with its card."""
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import CommitInfo
+
+from .base import local_card_values
+from .card_info import PICTURE_CHOICES, CardInfo, hub_id_of
+from .check import check_choice, stock_class, weight_digests
+from .errors import UploadRefusedError
+from .push import Destination, push_run
+from .render import ERASURE_PLOT, load_run, pipeline_info, write_card
+from .staging import PICTURE_FOLDER, component_folders
+from .weights import FP16, write_fp16_copies
+
+
+logger = logging.getLogger(__name__)
+
+# Prompts of each group, and pictures of each prompt, that a card shows.
+_PROMPTS_SHOWN, _PICTURES_SHOWN = 3, 4
+
+
+def save_pipeline(
+    pipe: Any,
+    directory: str | Path,
+    *,
+    reports: Sequence[Any] | None = None,
+    pictures: str = "all",
+    fp16_variant: bool = False,
+    variant: str | None = None,
+    safe_serialization: bool = True,
+    max_shard_size: int | str | None = None,
+    disclose: str = "full",
+    base_model: str | None = None,
+    license: str | None = None,
+    language: str | list[str] | None = None,
+    retain_datasets: str | list[str] | None = None,
+    tags: str | list[str] | None = None,
+    **save_kwargs: Any,
+) -> Path:
+    """Save a pipeline as stock diffusers does, and beside it the card, the report, and pictures before and after.
+
+    A pipeline from which nothing was erased is saved as stock diffusers does, without a card.
+
+    Args:
+        pipe: a `DiffusionPipeline`; of its `erasure_reports` (oldest first) the card is made.
+        directory: where to.
+        reports: instead of `pipe.erasure_reports`.
+        pictures: which pairs the card may show: "all", those of "kept" prompts (for concepts whose pictures must not be
+            published), or "none".
+        fp16_variant: also write half-precision weights, as `variant="fp16"` loads them.
+        variant: name of the variant to save as, as in stock diffusers; "fp16" only for weights that are float16.
+        safe_serialization: only True; pickled weights are not written.
+        max_shard_size: as in stock diffusers: weights larger than this are split ("5GB").
+        disclose: "full" names the concepts and shows prompts and pictures; "summary" counts the concepts; "none" neither.
+        base_model, license, language, retain_datasets, tags: for the card's metadata. By default the id that the pipeline was
+            loaded by, and licence and language of that model's card.
+        save_kwargs: further arguments of the stock `save_pretrained`.
+
+    Returns:
+        Path of the card, or of ``directory`` without one.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    if pictures not in PICTURE_CHOICES:
+        raise ValueError(f"pictures={pictures!r} is not one of {', '.join(map(repr, PICTURE_CHOICES))}")
+    if not safe_serialization:
+        raise ValueError("safe_serialization=False writes pickles, which can run code when they are loaded; leave it True")
+    if save_kwargs.pop("push_to_hub", False):
+        raise ValueError("push_to_hub=True: save first, then call pipe.push_to_hub(repo_id)")
+    if variant == FP16 and fp16_variant:
+        raise ValueError('give variant="fp16" (half precision alone) or fp16_variant=True (beside full precision), not both')
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):
+        raise ValueError(f"variant={variant!r} becomes a part of file names; use letters, digits and underscores, as 'fp16'")
+    _check_variant_type(pipe, variant)
+    directory = Path(directory)
+    reports = list(reports if reports is not None else getattr(pipe, "erasure_reports", ()))
+    stock = stock_class(pipe)
+    stock.save_pretrained(
+        pipe, directory, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **save_kwargs
+    )
+    if stock.__name__ != type(pipe).__name__:
+        # diffusers writes the name of the object's class, which nobody else has.
+        index = directory / "model_index.json"
+        values = {**json.loads(index.read_text(encoding="utf-8")), "_class_name": stock.__name__}
+        index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if not reports:
+        return directory
+    info = pipeline_info(stock.__name__)
+    source = getattr(pipe, "name_or_path", None) or dict(pipe.config).get("_name_or_path")
+    _take(info, base_model=hub_id_of(source), **local_card_values(source))
+    info.update(
+        disclose=disclose, base_model=base_model, license=license, language=language, retain_datasets=retain_datasets, tags=tags
+    )
+    info.variant, info.fp16_variant = variant, fp16_variant
+    if fp16_variant:
+        for folder in component_folders(directory, info.library).values():
+            write_fp16_copies(folder)
+    info.weights = weight_digests(directory, info.library, variant)
+    info.reports = [report.to_dict() for report in reports]
+    info.pictures = _save_pictures(reports[-1], directory, pictures)
+    info.save(directory)
+    reports[-1].save(directory)
+    if pictures == "all":
+        _draw(reports[-1], directory / ERASURE_PLOT)
+    else:
+        (directory / ERASURE_PLOT).unlink(missing_ok=True)
+    return write_card(directory)
+
+
+def push_pipeline(
+    pipe: Any,
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    exist_ok: bool = True,
+    token: str | None = None,
+    check: str = "full",
+    local_dir: str | Path | None = None,
+    **save_options: Any,
+) -> CommitInfo:
+    """Save a pipeline as :func:`save_pipeline` does and push it as :func:`.push.push_folder` does.
+
+    Args:
+        pipe: a pipeline from which something was erased.
+        repo_id, revision, private, create_pr, commit_message, exist_ok: see :class:`.push.Destination`.
+        token: access token; None for the stored one.
+        check: "full" reloads the pipeline from the folder and compares weights and latents with the live one (which needs
+            memory for two); "weights" leaves the latents out.
+        local_dir: folder to save to and keep. By default a temporary one, which is kept if the push fails.
+        save_options: of :func:`save_pipeline`.
+
+    Returns:
+        The commit; `pr_url` is that of the pull request.
+
+    Raises:
+        ValueError: nothing was erased, or an argument is out of range.
+        UploadRefusedError: what was saved is not the live pipeline, or would give away something private; nothing was sent.
+        HubPushError: the Hub or the line would not have it; the message names the folder and the command to go on with.
+    """
+    check_choice(check)
+    if not (save_options.get("reports") or getattr(pipe, "erasure_reports", ())):
+        raise ValueError(
+            "nothing was erased from this pipeline: pipe.erasure_reports is empty. Call pipe.erase_concept(...) first, or push "
+            "the pipeline as it is with diffusers' own push_to_hub."
+        )
+    message = commit_message or f"Upload unlearned {stock_class(pipe).__name__}"
+    destination = Destination(repo_id, revision, private, create_pr, message, exist_ok)
+    kept = local_dir is not None
+    directory = Path(local_dir) if kept else Path(tempfile.mkdtemp(prefix=f"{repo_id.rpartition('/')[2]}-"))
+    try:
+        save_pipeline(pipe, directory, **save_options)
+        commit = push_run(load_run(directory), destination, token=token, check=check, live=pipe)
+    except (UploadRefusedError, ValueError):
+        if not kept:
+            shutil.rmtree(directory)
+        raise
+    if not kept:
+        shutil.rmtree(directory)
+    return commit
+
+
+def _check_variant_type(pipe: Any, variant: str | None) -> None:
+    if variant != FP16:
+        return
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and getattr(part, "dtype", torch.float16) != torch.float16:
+            raise ValueError(
+                f'variant="fp16", but {name} is {part.dtype}: the file would not be what its name says. Use '
+                "pipe.to(torch.float16) first, or fp16_variant=True to write half-precision copies beside full precision."
+            )
+
+
+def _take(info: CardInfo, **values: Any) -> None:
+    """Set values that the user did not give."""
+    for key, value in values.items():
+        if value is not None:
+            setattr(info, key, value)
+
+
+def _save_pictures(report: Any, directory: Path, choice: str) -> list[dict[str, str]]:
+    """Before/after strips of the first prompts of each group as PNG. File names are counted, never made of a prompt."""
+    folder = directory / PICTURE_FOLDER
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    if choice == "none" or not getattr(report, "pictures", None):
+        return []
+    groups = {row.prompt: row.group for row in report.prompts}
+    shown: dict[str, int] = {}
+    entries = []
+    for prompt, pair in report.pictures.items():
+        group = groups.get(prompt, "concept")
+        if (choice == "kept" and group not in ("kept", "neighbour")) or shown.get(group, 0) >= _PROMPTS_SHOWN:
+            continue
+        if not pair.get("original") or not pair.get("unlearned"):
+            continue
+        shown[group] = shown.get(group, 0) + 1
+        folder.mkdir(exist_ok=True)
+        entry = {"prompt": prompt, "group": group}
+        for side, model in (("before", "original"), ("after", "unlearned")):
+            name = f"{PICTURE_FOLDER}/{len(entries) + 1:02d}-{side}.png"
+            _strip(pair[model][:_PICTURES_SHOWN]).save(directory / name)
+            entry[side] = name
+        entries.append(entry)
+    return entries
+
+
+def _strip(images: Sequence[Any]) -> Any:
+    """Pictures side by side."""
+    from PIL import Image
+
+    width, height = sum(image.width for image in images), max(image.height for image in images)
+    strip = Image.new("RGB", (width, height), "white")
+    left = 0
+    for image in images:
+        strip.paste(image.convert("RGB"), (left, 0))
+        left += image.width
+    return strip
+
+
+def _draw(report: Any, path: Path) -> None:
+    try:
+        report.plot(path)
+    except ImportError:
+        logger.warning("The card has no plot: matplotlib is missing (pip install 'scissorhands_hf[demo]')")
+    except ValueError:  # nothing to draw
+        path.unlink(missing_ok=True)
