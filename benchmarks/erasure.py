@@ -64,7 +64,7 @@ ESD_SETTINGS: dict[str, dict[str, Any]] = {
     "x": {"scope": "x", "steps": 200, "learning_rate": 3e-4},
     "u": {"scope": "u", "steps": 100, "learning_rate": 1e-4},
 }
-UCE_SETTINGS: dict[str, Any] = {"keep_weight": 10.0, "ridge": 0.1}
+UCE_SETTINGS: dict[str, Any] = {"keep_weight": 3.0, "ridge": 0.01}
 # What is drawn in the concept's place, where the closed form is to answer with something else than the empty prompt.
 OTHER = {"dress": "bag", "coat": "bag", "sneaker": "bag", "red": "blue"}
 REAL_FORGET, REAL_RETAIN = 64, 256
