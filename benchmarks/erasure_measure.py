@@ -48,7 +48,7 @@ CONCEPTS = ("dress", "coat", "sneaker", "red")
 # 15 steps give the same shares as the 25 of the pipeline's card, within 2 points on each of ten prompts.
 SAMPLING = {"num_inference_steps": 15, "guidance_scale": 4.0}
 # Captions of training that erase_concept does not use, beside the held-out ones.
-UNUSED_TEMPLATES = ("a photo of {many}", "this is {one}", "{one} for sale", "one {bare}", "a shop with {many}")
+UNUSED_TEMPLATES = ("a photo of {many}", "one {bare}", "a shop with {many}")
 RELEARN_STEPS = (0, 10, 25, 50, 100)
 RELEARN_IMAGES = 50
 RELEARN_BATCH = 16

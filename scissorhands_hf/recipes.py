@@ -38,6 +38,8 @@ def _reference_diffusion(learning_rate: float, trim_ratio: float, epochs: int, o
         "trim_ratio": trim_ratio,
         "forget_weight": 0.1,
         "forget_objective": objective,
+        "redirect_teacher": "live",
+        "retain_objective": "data",
         "num_train_epochs": epochs,
         "projection": False,
         "reinit_target_modules": _SELF_ATTENTION_OF_TWO_BLOCKS,
