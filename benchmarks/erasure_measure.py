@@ -100,7 +100,7 @@ def _questions_of_colour(colour: str) -> list[Question]:
 def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
