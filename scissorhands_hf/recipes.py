@@ -77,7 +77,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "concept": {
         "learning_rate": 3e-4,
         "trim_ratio": 0.01,
-        "sharpness_radius": 0.1,
+        "sharpness_radius": 0.05,
         "memory_every": 5,
         "forget_weight": 1.0,
         "forget_objective": "negative_guidance",
