@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: help setup demo space test test-fast test-browser browser bench lint format clean
 
 help:
-	@echo "make demo       train a small classifier, make it forget, and print what that did (about 5 minutes)"
+	@echo "make demo       make a small classifier forget, and erase a concept from a pipeline (about 6 minutes)"
 	@echo "make space      the pages of the Hugging Face Space on http://127.0.0.1:7860, without network"
 	@echo "make test       lint and the whole test suite"
 	@echo "make test-fast  the tests that take seconds"
@@ -29,6 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py --output out/demo
+	$(BIN)/python examples/erase_concept.py --concept dress --output out/demo/erased
 
 space: $(READY)
 	HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python spaces_demo/app.py

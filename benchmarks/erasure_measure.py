@@ -48,7 +48,7 @@ CONCEPTS = ("dress", "coat", "sneaker", "red")
 # 15 steps give the same shares as the 25 of the pipeline's card, within 2 points on each of ten prompts.
 SAMPLING = {"num_inference_steps": 15, "guidance_scale": 4.0}
 # Captions of training that erase_concept does not use, beside the held-out ones.
-UNUSED_TEMPLATES = ("a photo of {many}", "this is {one}", "{one} for sale", "one {bare}", "a shop with {many}")
+UNUSED_TEMPLATES = ("a photo of {many}", "one {bare}", "a shop with {many}")
 RELEARN_STEPS = (0, 10, 25, 50, 100)
 RELEARN_IMAGES = 50
 RELEARN_BATCH = 16
@@ -100,7 +100,7 @@ def _questions_of_colour(colour: str) -> list[Question]:
 def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

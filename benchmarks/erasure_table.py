@@ -32,7 +32,7 @@ MEANINGS = """\
 Shares in percent, drops in points, mean ± standard deviation over runs (concepts and seeds). "Loss on kept": rise of the
 denoising loss on 2,000 real test images that do not show the concept. "Feature distance": Fréchet distance, in the judge's
 pooled features, of kept prompts' pictures after erasing to the original's pictures of other seeds, divided by the original's
-own distance between these two sets of seeds; "same seeds": that to the original's pictures of the same seeds, divided likewise."""
+own distance between these two sets of seeds; "same seeds": to the original's pictures of the same seeds, divided likewise."""
 
 
 def load(folder: Path, concepts: Sequence[str]) -> list[Result]:

@@ -38,6 +38,8 @@ def _reference_diffusion(learning_rate: float, trim_ratio: float, epochs: int, o
         "trim_ratio": trim_ratio,
         "forget_weight": 0.1,
         "forget_objective": objective,
+        "redirect_teacher": "live",
+        "retain_objective": "data",
         "num_train_epochs": epochs,
         "projection": False,
         "reinit_target_modules": _SELF_ATTENTION_OF_TWO_BLOCKS,
@@ -75,7 +77,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "concept": {
         "learning_rate": 3e-4,
         "trim_ratio": 0.01,
-        "sharpness_radius": 0.1,
+        "sharpness_radius": 0.05,
         "memory_every": 5,
         "forget_weight": 1.0,
         "forget_objective": "negative_guidance",

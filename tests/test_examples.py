@@ -114,3 +114,19 @@ def test_selection_refuses_what_selects_nothing() -> None:
             split_forget_retain(dataset, where, fraction, 0)
     with pytest.raises(ValueError, match="cannot be read"):
         load_examples(str(DATA / "make_fashion_mnist_subset.py"), "train")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]])
+def test_erase_concept_example(launcher: list[str], tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+    output = run(
+        *launcher, str(EXAMPLES / "erase_concept.py"), "--concept", "dress", "--max_steps", "4", "--output", "out",
+        "--threads", "1", cwd=tmp_path,
+    )  # fmt: skip
+    assert "| concept |" in output and "paraphrase" in output
+    assert type(DiffusionPipeline.from_pretrained(tmp_path / "out" / "pipeline")) is StableDiffusionPipeline
+    report = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())
+    assert report["concepts"] == ["dress"] and report["measure"]["judge"] == "fashion-judge"
+    assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")

@@ -5,21 +5,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import ScissorhandsConfig
+from ..recipes import get_recipe
 
 
 _CHOICES = {"retain_objective": ("distillation", "data"), "redirect_teacher": ("frozen", "live")}
-_ERASURE_FIELDS = (
-    "pictures_per_concept",
-    "retain_pictures",
-    "retain_objective",
-    "negative_guidance_strength",
-    "redirect_teacher",
-    "sensitivity_guidance",
-    "damage_limit",
-    "evaluations",
-    "patience",
-    "max_steps",
-)
+# What the fields are when neither the user nor a recipe sets them. A concept needs few steps; Trainer's own default would
+# count epochs of a set that is made to measure.
+_DEFAULTS: dict[str, Any] = {
+    "pictures_per_concept": 64,
+    "retain_pictures": 128,
+    "picture_guidance": 2.0,
+    "retain_objective": "distillation",
+    "negative_guidance_strength": 1.0,
+    "redirect_teacher": "frozen",
+    "sensitivity_guidance": 0.0,
+    "damage_limit": 0.05,
+    "evaluations": 4,
+    "max_steps": 150,
+}
 
 
 @dataclass
@@ -33,6 +36,9 @@ class ConceptErasureConfig(ScissorhandsConfig):
             Pictures that the pipeline draws of each concept; with `forget_images` given, none are drawn.
         retain_pictures (`int`, defaults to 128):
             Pictures that it draws of what is to be kept; with `retain_images` given, none are drawn.
+        picture_guidance (`float`, defaults to 2):
+            Guidance scale, ≥ 0, of the pictures drawn to learn from; a lower one of the pipeline's or the user's wins. Little
+            guidance draws varied pictures, which are nearer to real ones.
         retain_objective (`str`, defaults to `"distillation"`):
             `"distillation"`: predict on retain pictures what the frozen original predicts. `"data"`: the denoising loss, as in
             the reference.
@@ -56,17 +62,24 @@ class ConceptErasureConfig(ScissorhandsConfig):
         ValueError: a value outside its range; raised at construction.
     """
 
-    pictures_per_concept: int = field(default=64, metadata={"help": "Pictures that the pipeline draws of each concept."})
-    retain_pictures: int = field(default=128, metadata={"help": "Pictures that it draws of what is to be kept."})
-    retain_objective: str = field(default="distillation", metadata={"help": "'distillation' from the original, or 'data'."})
-    negative_guidance_strength: float = field(default=1.0, metadata={"help": "η >= 0 of 'negative_guidance'."})
-    redirect_teacher: str = field(default="frozen", metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'."})
-    sensitivity_guidance: float = field(default=0.0, metadata={"help": "Guidance scale of the sensitivity's loss; 0: none."})
-    damage_limit: float = field(default=0.05, metadata={"help": "Share by which the loss on kept prompts may rise, > 0."})
-    evaluations: int = field(default=4, metadata={"help": "Measurements of the trade-off in a run."})
+    pictures_per_concept: int | None = field(default=None, metadata={"help": "Pictures drawn of each concept."})
+    retain_pictures: int | None = field(default=None, metadata={"help": "Pictures that it draws of what is to be kept."})
+    picture_guidance: float | None = field(default=None, metadata={"help": "Guidance scale of the pictures to learn from."})
+    retain_objective: str | None = field(default=None, metadata={"help": "'distillation' from the original, or 'data'."})
+    negative_guidance_strength: float | None = field(default=None, metadata={"help": "η >= 0 of 'negative_guidance'."})
+    redirect_teacher: str | None = field(default=None, metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'."})
+    sensitivity_guidance: float | None = field(default=None, metadata={"help": "Guidance scale of the sensitivity; 0: none."})
+    damage_limit: float | None = field(default=None, metadata={"help": "Share by which the kept loss may rise, > 0."})
+    evaluations: int | None = field(default=None, metadata={"help": "Measurements of the trade-off in a run."})
     patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
-    # A concept needs few steps; Trainer's own default of -1 would count epochs of a set that is made to measure.
-    max_steps: int = field(default=150, metadata={"help": "Optimizer steps of repair."})
+    max_steps: int | None = field(default=None, metadata={"help": "Optimizer steps of repair."})
+
+    def __post_init__(self):
+        recipe = get_recipe(self.recipe) if self.recipe is not None else {}
+        for name, default in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, recipe.get(name, default))
+        super().__post_init__()
 
     def _check_method_fields(self) -> None:
         super()._check_method_fields()
@@ -79,7 +92,7 @@ class ConceptErasureConfig(ScissorhandsConfig):
             require(getattr(self, name) in choices, name, f"is not one of {', '.join(map(repr, choices))}")
         for name in ("pictures_per_concept", "retain_pictures", "evaluations", "max_steps"):
             require(int(getattr(self, name)) == getattr(self, name) >= 1, name, "must be a whole number >= 1")
-        for name in ("negative_guidance_strength", "sensitivity_guidance"):
+        for name in ("negative_guidance_strength", "sensitivity_guidance", "picture_guidance"):
             require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, name, "must be a number >= 0")
         require(self.damage_limit > 0, "damage_limit", "must be > 0, as 0.05")
         require(self.patience is None or self.patience >= 1, "patience", "must be a whole number >= 1, or None")
@@ -87,4 +100,4 @@ class ConceptErasureConfig(ScissorhandsConfig):
 
     def method_settings(self) -> dict[str, Any]:
         """The effective values of the method's fields, JSON-ready."""
-        return {**super().method_settings(), **{name: getattr(self, name) for name in _ERASURE_FIELDS}}
+        return {**super().method_settings(), **{name: getattr(self, name) for name in (*_DEFAULTS, "patience")}}

@@ -52,6 +52,8 @@ def gather_material(
         ValueError: pictures that cannot be used.
     """
     started = time.perf_counter()
+    if "guidance_scale" in sampling:
+        sampling = {**sampling, "guidance_scale": min(sampling["guidance_scale"], args.picture_guidance)}
     forget_count = args.pictures_per_concept * len(prompts.concepts)
     forget_latents = retain_latents = None
     retain_texts = prompts.retain

@@ -20,15 +20,24 @@ CONCEPT_TEMPLATES = (
     "an image of {one}",
     "the {}",
 )
-# Used for the report alone: no run trains on these.
-PARAPHRASE_TEMPLATES = (
+# What is kept is kept in more than the concept's wordings: those of these whose words the tokenizer knows are used as well.
+RETAIN_TEMPLATES = (
+    "this is {one}",
     "here is {one}",
-    "this is an image of {one}",
-    "a picture showing {one}",
-    "look at the photo of the {}",
-    "a small picture of {many}",
-    "one photo of {one}",
+    "look at this {}",
+    "an image showing {one}",
+    "a small photo of {one}",
+    "the {} in the shop",
+    "{one} for sale",
+    "a close-up of {one}",
+    "a painting of {one}",
+    "a drawing of {many}",
+    "{one} in the street",
+    "{many} on a table",
+    "a person with {one}",
 )
+# Used for the report alone: no run trains on these.
+PARAPHRASE_TEMPLATES = ("this is an image of {one}", "a picture showing {one}", "look at the photo of the {}")
 # Everyday things and looks for models of everything. Basic-level words on purpose: "animal" would bring back an erased dog.
 GENERIC_SUBJECTS = (
     "apple", "backpack", "bag", "ball", "banana", "beach", "bear", "bed", "belt", "bench", "bicycle", "bird", "boat", "book",
@@ -129,6 +138,7 @@ def build_prompts(
                 forget.append(text)
                 anchors.append("" if anchor is None else fill(template, anchor, family) or anchor)
     subjects, looks = _generic(concepts, family)
+    templates = (*CONCEPT_TEMPLATES, *_known_templates(family))
     chance = random.Random(seed)
     wanted = [*keep, *([anchor] if anchor else [])]
     retain = []
@@ -146,7 +156,7 @@ def build_prompts(
         name = pool[(number // 2) % len(pool)] if pool is wanted else chance.choice(pool)
         if pool is subjects and looks and chance.random() < 0.5:
             name = f"{chance.choice(looks)} {name}"
-        retain.append(fill(chance.choice(CONCEPT_TEMPLATES), name, family) or name)
+        retain.append(fill(chance.choice(templates), name, family) or name)
     return ConceptPrompts(
         list(concepts), anchor, forget, anchors, retain, _report_prompts(concepts, keep, subjects, looks, family)
     )
@@ -180,13 +190,19 @@ def _generic(concepts: Sequence[str], family: Family) -> tuple[list[str], list[s
     return usable(GENERIC_SUBJECTS), usable(GENERIC_LOOKS)
 
 
+def _known_templates(family: Family) -> list[str]:
+    words = {template: template.format("", one="", many="").replace("-", " - ").split() for template in RETAIN_TEMPLATES}
+    known = set(family.known_words(sorted({word for parts in words.values() for word in parts})))
+    return [template for template, parts in words.items() if known.issuperset(parts)]
+
+
 def _report_prompts(
     concepts: Sequence[str], keep: Sequence[str], subjects: Sequence[str], looks: Sequence[str], family: Family
 ) -> list[tuple[str, str, str | None]]:
     rows: list[tuple[str, str, str | None]] = []
     for name in concepts:
         rows += [(f"a photo of {_with_article(name)}", "concept", name)]
-        texts = [fill(template, name, family) for template in PARAPHRASE_TEMPLATES[:3]]
+        texts = [fill(template, name, family) for template in PARAPHRASE_TEMPLATES]
         rows += [(text, "paraphrase", name) for text in texts if text]
     rows += [(f"a photo of {_with_article(name)}", "kept", name) for name in keep[:8]]
     for number, name in enumerate(_spread(subjects, 6 if not keep else 2)):

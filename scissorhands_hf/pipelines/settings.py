@@ -49,9 +49,10 @@ def build_config(family: Family, recipe: str | None, anchor: str | None, values:
     size = sum(parameter.numel() for parameter in family.denoiser.parameters())
     if recipe is None and size > LARGE_DENOISER:
         values = {**_LARGE, **values}
-    values.setdefault("reinit_target_modules", None)
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
+    args = ConceptErasureConfig(output_dir="unused", **values)
+    values["max_steps"], values["evaluations"] = args.max_steps, args.evaluations
     args = ConceptErasureConfig(output_dir="unused", remove_unused_columns=False, **_schedule(values))
     if args.reinit_target_modules is None:
         args.reinit_target_modules = list(family.reinit_patterns)
@@ -63,10 +64,9 @@ def build_config(family: Family, recipe: str | None, anchor: str | None, values:
 
 def _schedule(values: dict[str, Any]) -> dict[str, Any]:
     """When the trade-off is measured and the best step's weights are kept, by Trainer's own machinery."""
-    steps = values.get("max_steps", ConceptErasureConfig.max_steps)
-    evaluations = values.get("evaluations", ConceptErasureConfig.evaluations)
+    steps = values["max_steps"]
     # The last step is always among them: it is the one with the smallest learning rate.
-    every = max(1, steps // max(1, evaluations))
+    every = max(1, steps // values["evaluations"])
     return {
         **values,
         "eval_strategy": "steps",

@@ -59,7 +59,10 @@ def test_every_family_changes_its_denoiser_and_nothing_else(make, tmp_path):
     pipe = make()
     parts = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
     before = {name: weights(pipe, name) for name in parts}
-    report = erase_concept(pipe, "dress", anchor=None, keep=["coat"], **QUICK)
+    settings = (
+        {**QUICK, "sampling": {"num_inference_steps": 2, "use_resolution_binning": False}} if make is tiny_pixart else QUICK
+    )
+    report = erase_concept(pipe, "dress", keep=["coat"], **settings)
     changed = {name for name in parts if not equal(before[name], weights(pipe, name))}
     assert changed == {denoiser_name(pipe)}
     assert report.concepts == ["dress"] and report.trim["trimmed"] > 0 and report.history
@@ -128,7 +131,7 @@ def test_a_run_that_diverges_puts_the_weights_back():
     pipe = tiny_stable_diffusion()
     before = weights(pipe, "unet")
     with pytest.raises(UnlearningDivergedError):
-        erase_concept(pipe, "dress", **{**QUICK, "learning_rate": 1e38, "max_steps": 4, "evaluations": 1})
+        erase_concept(pipe, "dress", **{**QUICK, "learning_rate": 1e15, "max_steps": 4, "evaluations": 1})
     assert equal(before, weights(pipe, "unet"))
 
 
@@ -190,14 +193,18 @@ def test_trimming_is_in_the_scope_and_can_be_left_out():
     pipe = tiny_stable_diffusion()
     before = weights(pipe, "unet")
     settings = {**QUICK, "learning_rate": 1e-30, "trim_ratio": 0.2, "reinit_target_modules": ["mid_block"]}
+    settings["sharpness_radius"] = 0  # weights that are moved there and back are rounded
     report = erase_concept(pipe, "dress", **settings)
     after = weights(pipe, "unet")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    # The learning rate is too small for a float32 weight that is not zero.
+    changed = {name for name in before if not torch.allclose(before[name], after[name], rtol=0, atol=1e-20)}
     assert changed and all(name.startswith("mid_block") for name in changed)
-    assert report.trim["trimmed"] >= sum(int((before[n] != after[n]).sum()) for n in changed) > 0
+    assert report.trim["trimmed"] >= sum(int(((before[n] - after[n]).abs() > 1e-20).sum()) for n in changed) > 0
     untouched = tiny_stable_diffusion()
     report = erase_concept(untouched, "dress", **{**settings, "trim_ratio": 0})
-    assert equal(before, weights(untouched, "unet")) and report.trim["trimmed"] == 0
+    for name, value in weights(untouched, "unet").items():
+        assert torch.allclose(before[name], value, rtol=0, atol=1e-20)
+    assert report.trim["trimmed"] == 0
 
 
 @pytest.mark.parametrize(

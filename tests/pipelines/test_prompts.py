@@ -1,0 +1,119 @@
+"""Names of concepts: what is refused, and which prompts come of the rest."""
+
+import pytest
+from tiny_pipelines import CLIP_TOKENS, tiny_stable_diffusion
+
+from scissorhands_hf import erase_concept
+from scissorhands_hf.pipelines.families import family_of
+from scissorhands_hf.pipelines.prompts import GENERIC_SUBJECTS, build_prompts, check_names, fill, mentions
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_stable_diffusion()
+
+
+@pytest.fixture(scope="module")
+def family(pipe):
+    return family_of(pipe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"concept": ""}, ValueError, "concept=''"),
+        ({"concept": " \t"}, ValueError, "is empty"),
+        ({"concept": []}, ValueError, "empty list"),
+        ({"concept": ["dress", "Dress"]}, ValueError, "twice"),
+        ({"concept": ["dress", 3]}, TypeError, "concept holds 3"),
+        ({"concept": "dress", "anchor": "dress"}, ValueError, "anchor='dress' contains the concept"),
+        ({"concept": "dress", "anchor": "a red Dress"}, ValueError, "anchor"),
+        ({"concept": "dress", "keep": ["coat", "dresses"]}, ValueError, "keep holds 'dresses'"),
+        ({"concept": "dress", "keep": "coat"}, TypeError, r"keep=\['coat'\]"),
+        ({"concept": "dress " * CLIP_TOKENS}, ValueError, "'dress dress"),
+        ({"concept": "dress", "keep": ["coat " * CLIP_TOKENS]}, ValueError, "keep=.*would be cut off"),
+        ({"concept": "dress", "trim_rato": 0.1}, TypeError, "'trim_rato'"),
+        ({"concept": "dress", "output_dir": "x"}, ValueError, "output_dir"),
+        ({"concept": "dress", "fp16": True}, ValueError, "fp16"),
+        ({"concept": "dress", "report_images": 1}, ValueError, "report_images=1"),
+        ({"concept": "dress", "recipe": "concpt"}, ValueError, "Did you mean 'concept'"),
+        ({"concept": "dress", "anchor": "coat", "forget_objective": "ascent"}, ValueError, "anchor='coat'"),
+        ({"concept": "dress", "sampling": {"guidance": 3}}, TypeError, "guidance"),
+        ({"concept": "dress", "sampling": {"height": 7}}, ValueError, "divisible"),
+        ({"concept": "dress", "judge": 5}, TypeError, "judge=5"),
+        ({"concept": "dress", "max_steps": 0}, ValueError, "max_steps=0"),
+        ({"concept": "dress", "damage_limit": 0}, ValueError, "damage_limit=0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_weight_changes(pipe, arguments, error, message):
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    with pytest.raises(error, match=message):
+        erase_concept(pipe, **arguments)
+    assert all(value.equal(before[name]) for name, value in pipe.unet.state_dict().items())
+
+
+def test_names_are_tidied(family):
+    assert check_names("  red   dress ", " coat", ["bag "], family) == (["red dress"], "coat", ["bag"])
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("a red dress", "dress", True),
+        ("Dresses", "dress", True),
+        ("a dresser", "dress", False),
+        ("t-shirt", "shirt", True),
+        ("shirt", "t-shirt", False),
+        ("a (dog)", "(dog)", True),
+        ("category", "cat", False),
+    ],
+)
+def test_mentions_looks_for_whole_words(text, name, expected):
+    assert mentions(text, name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "many"),
+    [
+        ("dress", "a dress", "dresses"),
+        ("ankle boot", "an ankle boot", "ankle boots"),
+        ("city", "a city", "cities"),
+        ("boy", "a boy", "boys"),
+        ("trousers", "trousers", "trousers"),
+        ("bus", "a bus", "bus"),
+        ("{many} 100%", "a {many} 100%", "{many} 100%s"),
+    ],
+)
+def test_articles_and_plurals(name, one, many):
+    assert (fill("{one}", name), fill("{many}", name), fill("the {}", name)) == (one, many, f"the {name}")
+
+
+def test_prompts_ask_for_the_concept_and_keep_others(family):
+    prompts = build_prompts(["dress"], None, ["red coat"], ["bag"], family, retain_count=60, seed=1)
+    assert "dress" in prompts.forget and "a photo of a dress" in prompts.forget
+    assert all(mentions(text, "dress") for text in prompts.forget) and set(prompts.anchors) == {""}
+    assert len(prompts.retain) == 60 and not any(mentions(text, "dress") for text in prompts.retain)
+    for wanted in ("red coat", "bag"):
+        assert any(wanted in text for text in prompts.retain)
+    assert "" in prompts.retain
+    # The plural is spelled from pieces by this tokenizer, which knows the singular: it would be another concept to it.
+    assert "dresses" not in prompts.forget
+    assert prompts == build_prompts(["dress"], None, ["red coat"], ["bag"], family, retain_count=60, seed=1)
+    assert prompts.retain != build_prompts(["dress"], None, ["red coat"], ["bag"], family, retain_count=60, seed=2).retain
+
+
+def test_without_neighbours_everyday_words_that_the_tokenizer_knows_are_kept(family):
+    prompts = build_prompts(["dress"], None, [], [], family, retain_count=80, seed=1)
+    known = [word for word in GENERIC_SUBJECTS if word in ("coat", "bag")]
+    for word in known:
+        assert any(mentions(text, word) for text in prompts.retain)
+    assert not any(mentions(text, "elephant") for text in prompts.retain)
+    groups = {group for _, group, _ in prompts.report}
+    assert groups == {"concept", "paraphrase", "kept"}
+    assert not {text for text, group, _ in prompts.report if group == "paraphrase"} & {*prompts.forget, *prompts.retain}
+
+
+def test_each_prompt_is_redirected_to_the_anchor_in_its_own_wording(family):
+    prompts = build_prompts(["dress"], "coat", [], [], family, retain_count=4, seed=1)
+    pairs = dict(zip(prompts.forget, prompts.anchors, strict=True))
+    assert pairs["a photo of a dress"] == "a photo of a coat" and pairs["dress"] == "coat"
