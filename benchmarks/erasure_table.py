@@ -15,7 +15,16 @@ from matplotlib.figure import Figure
 
 Result = dict[str, Any]
 BACK = 50.0  # percent: a concept counts as back when half of the pictures asked for it show it
-ORDER = ("original", "control", "ours", "ours-no-trim", "ours-random-mask", "ours-projection", "ours-no-projection")
+ORDER = (
+    "original",
+    "control",
+    "ours",
+    "ours-trim",
+    "ours-random-mask",
+    "ours-no-trim",
+    "ours-no-look-ahead",
+    "ours-projection",
+)
 COLUMNS: dict[str, Callable[[Result, Result], float | None]] = {
     "concept before": lambda result, original: mean_share(original, "concept"),
     "concept after": lambda result, original: mean_share(result, "concept"),
