@@ -91,9 +91,9 @@ def default_sampling(pipe: Any, sampling: dict[str, Any] | None) -> dict[str, An
     """
     parameters = inspect.signature(type(pipe).__call__).parameters
     chosen = dict(sampling or {})
-    flexible = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # Some calls take any keyword, for arguments of the past; a misspelt one would vanish there.
     unknown = [name for name in chosen if name not in parameters]
-    if unknown and not flexible:
+    if unknown:
         raise TypeError(f"sampling holds {unknown}, which the call of {type(pipe).__name__} does not take")
     for name in ("num_inference_steps", "guidance_scale"):
         default = parameters[name].default if name in parameters else None

@@ -28,6 +28,7 @@ QUICK = {
     "pictures_per_concept": 3,
     "retain_pictures": 4,
     "per_device_train_batch_size": 2,
+    "trim_ratio": 0.01,
     "report_images": 0,
     "disable_tqdm": True,
     "sampling": {"num_inference_steps": 2, "height": 32, "width": 32},
