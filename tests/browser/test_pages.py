@@ -67,6 +67,7 @@ def test_erase_compare_and_publish_while_another_visitor_waits(visit):
     assert "should fall to 0" in owner.page.locator("#erase-scores").inner_text()
     assert "weights were set back" in owner.page.locator("#erase-cut").inner_text()
     owner.screenshot("erase-done")
+    owner.screenshot("readme", height=1560)  # examples/samples/space.png is a copy of it
 
     other.wait_text("#compare-status", "Erase a concept first", 60)
     other.tab("Erase")

@@ -36,7 +36,9 @@ class Visitor:
         element.wait_for(timeout=1000 * seconds)
         return element.inner_text()
 
-    def screenshot(self, name: str) -> None:
+    def screenshot(self, name: str, height: int | None = None) -> None:
+        """Of the whole page, or of its first ``height`` pixels."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.wait_for_timeout(400)  # fades and transitions
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        clip = None if height is None else {"x": 0, "y": 0, "width": self.page.viewport_size["width"], "height": height}
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip)
