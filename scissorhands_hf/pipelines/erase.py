@@ -12,6 +12,7 @@ import torch
 
 from ..audit import AuditPrompt, ConceptErasureReport, Judge, audit_metrics, compare_pictures, draw_pictures, load_judge
 from ..run_state import library_versions
+from ..scopes import resolve_scopes
 from .concept_trainer import ConceptErasureTrainer
 from .config import ConceptErasureConfig
 from .data import Examples, gather_material, make_examples
@@ -152,6 +153,7 @@ def _check_request(
     if report_images < 0 or report_images == 1:
         raise ValueError(f"report_images={report_images} must be 0 for none, or at least 2 to tell change from chance")
     args = build_config(family, recipe, anchor, config)
+    resolve_scopes(family.denoiser, args)  # patterns that match nothing are refused before pictures are drawn
     erased_before = [name for report in getattr(pipe, "erasure_reports", []) for name in report.concepts]
     again = set(concepts) & set(erased_before)
     if again:

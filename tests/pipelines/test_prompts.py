@@ -39,10 +39,10 @@ def family(pipe):
         ({"concept": "dress", "recipe": "concpt"}, ValueError, "Did you mean 'concept'"),
         ({"concept": "dress", "anchor": "coat", "forget_objective": "ascent"}, ValueError, "anchor='coat'"),
         ({"concept": "dress", "sampling": {"guidance": 3}}, TypeError, "guidance"),
-        ({"concept": "dress", "sampling": {"height": 7}}, ValueError, "divisible"),
         ({"concept": "dress", "judge": 5}, TypeError, "judge=5"),
         ({"concept": "dress", "max_steps": 0}, ValueError, "max_steps=0"),
         ({"concept": "dress", "damage_limit": 0}, ValueError, "damage_limit=0"),
+        ({"concept": "dress", "reinit_target_modules": ["attn9"]}, ValueError, "reinit_target_modules: .*'attn9'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_weight_changes(pipe, arguments, error, message):
