@@ -295,7 +295,6 @@ def test_the_shipped_pipeline_forgets_dresses_keeps_the_rest_and_reloads_without
         keep=["coat", "trousers", "sneaker"],
         judge=FashionJudge(),
         sampling={"guidance_scale": 4.0, "num_inference_steps": 15},
-        max_steps=80,
         report_images=10,
         disable_tqdm=True,
     )
