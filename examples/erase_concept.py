@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("out/erased"))
     parser.add_argument("--max_steps", type=int, help="of repair")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; a second one gains nothing on the tiny pipeline")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.basicConfig(format="%(message)s")
