@@ -123,7 +123,8 @@ def erase_concept(
             targets = time.perf_counter() - marked
             report = _train(family, args, examples, material.table, reporter)
         report.seconds |= {"pictures": material.seconds, "targets": targets}
-    after = _draw_report(pipe, request, reporter, last=True)
+        # Still guarded: a caller who cancels here gets the original back, as at any other moment.
+        after = _draw_report(pipe, request, reporter, last=True)
     _complete(report, request, before, after, warnings, time.perf_counter() - started)
     pipe.erasure_reports = [*getattr(pipe, "erasure_reports", []), report]
     return report
