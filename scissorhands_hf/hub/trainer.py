@@ -39,6 +39,8 @@ class PublishingMixin(Trainer):
         """Before `Trainer.__init__`, which may call :meth:`init_hf_repo`."""
         self._figures: dict[str, dict[str, float]] = {}
         self._last_push_error: HubPushError | None = None
+        # One for all background pushes: each HfApi has one worker thread, and two of them could commit checkpoints out of order.
+        self._push_queue = HfApi()
 
     # ---- Figures ----
 
@@ -238,7 +240,7 @@ class PublishingMixin(Trainer):
             commit = push_run(run, destination, **arguments, **_choices(choices))
             self.hub_model_id = run.info.repo_id
             return commit
-        return HfApi().run_as_future(push_run, run, destination, **arguments, **_choices(choices))
+        return self._push_queue.run_as_future(push_run, run, destination, **arguments, **_choices(choices))
 
     def _probe(self) -> dict[str, Any]:
         """Two retain examples to compare outputs on."""
@@ -279,7 +281,7 @@ class PublishingMixin(Trainer):
             finally:
                 shutil.rmtree(kept, ignore_errors=True)
 
-        jobs = [HfApi().run_as_future(send)]
+        jobs = [self._push_queue.run_as_future(send)]
         if self.push_in_progress is None or self.push_in_progress.is_done():
             self.push_in_progress = PushInProgress(jobs)
         else:

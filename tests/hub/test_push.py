@@ -80,11 +80,13 @@ def test_train_push_wipe_reload(
 
 @pytest.mark.slow
 def test_pushes_during_training(client: Client, hub: HubServer, token: str, tmp_path: Path) -> None:
-    """Each checkpoint is a commit of model and card, without optimizer or memories; a lost line does not end the run."""
+    """Each checkpoint is a commit of model and card, in order though the first is slow, without optimizer or memories; a lost
+    line does not end the run."""
     settings = {
         "push_to_hub": True, "hub_model_id": "tester/going", "hub_token": token, "save_strategy": "steps", "save_steps": 2,
         "hub_always_push": True, "hub_private_repo": True,
     }  # fmt: skip
+    hub.fail("POST", "preupload", 503)  # retried after a pause, in which the later checkpoints are made
     ended = client.train_with_pushes(output_dir=str(tmp_path / "a"), **settings)
     repository = hub.repositories["tester/going"]
     assert ended == {"steps": 5, "error": None} and repository.private
