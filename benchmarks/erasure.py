@@ -166,12 +166,14 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "original": None,
     "control": None,  # never saw the concept; dress only
     "ours": erase_ours(),
-    "ours-trim": erase_ours(trim_ratio=TRIM_RATIO),
     "ours-no-trim": erase_ours(trim_ratio=0.0),
-    "ours-no-look-ahead": erase_ours(sharpness_radius=0.0),
     "ours-random-mask": erase_ours_random_mask,
-    "ours-projection": erase_ours(projection=True),
-    "ours-no-projection": erase_ours(projection=False),
+    "ours-no-overshoot": erase_ours(closed_form_overshoot=0.0),
+    "ours-look-ahead": erase_ours(sharpness_radius=0.01, memory_every=5),
+    "ours-projection": erase_ours(projection=True, memory_every=5),
+    "ours-negative-guidance": erase_ours(
+        forget_objective="negative_guidance", learning_rate=3e-4, sharpness_radius=0.05, memory_every=5
+    ),
     "ours-real-data": erase_with_real_data,
     "esd-x": erase_by_negative_guidance("x"),
     "esd-u": erase_by_negative_guidance("u"),

@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _CHOICES = {
     "threshold_scope": ("all", "reinit"),
-    "forget_objective": ("ascent", "redirect", "negative_guidance"),
+    "forget_objective": ("ascent", "redirect", "negative_guidance", "closed_form"),
     "projection_margin_unit": ("gradient", "absolute"),
     "forget_schedule": ("once", "cycle"),
 }
@@ -88,7 +88,7 @@ class ScissorhandsConfig(TrainingArguments):
         forget_weight (`float`, *optional*, defaults to 0.05):
             λ ≥ 0 in L(D_r) − λ·L(D_f).
         forget_objective (`str`, *optional*, defaults to `"ascent"`):
-            `"ascent"` on the forget loss; `"redirect"` and `"negative_guidance"` are for diffusion pipelines.
+            `"ascent"` on the forget loss; the other objectives are for diffusion pipelines.
         forget_loss_ceiling (`float`, *optional*):
             Ascent stops where the forget loss of a batch exceeds this value: the batch then adds no gradient and the step
             is not projected, so nothing pushes further up. Default: 2·ln K for K classes (or tokens), twice the loss of a
@@ -164,7 +164,7 @@ class ScissorhandsConfig(TrainingArguments):
     )
     forget_weight: float | None = field(default=None, metadata={"help": "λ >= 0 in L(D_r) - λ L(D_f)."})
     forget_objective: str | None = field(
-        default=None, metadata={"help": "'ascent'; 'redirect' and 'negative_guidance' are for diffusion pipelines."}
+        default=None, metadata={"help": "'ascent'; 'redirect', 'negative_guidance' and 'closed_form' are for diffusion pipelines."}
     )
     forget_loss_ceiling: float | None = field(
         default=None,

@@ -29,6 +29,7 @@ STAGE_NAMES = {
     "load": "Load",
     "before": "Draw with the original",
     "pictures": "Draw pictures to learn from",
+    "prompts": "Read the prompts",
     "targets": "Work out the targets",
     "sensitivity": "Find and cut the weights",
     "repair": "Repair",

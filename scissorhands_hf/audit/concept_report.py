@@ -71,6 +71,7 @@ class ConceptErasureReport(UnlearningReport):
     Args:
         concepts: what was erased.
         anchor: what was drawn towards in its place, if anything.
+        edit: of the closed-form edit, how many "layers" and "weights" it changed, and what each concept's prompts show "instead".
         measure: how it was measured: judge or "same-seed change", pictures per prompt, seed, sampler, steps, guidance.
         prompts: a score for each prompt.
         warnings: sentences on damage and on what could not be measured.
@@ -81,6 +82,7 @@ class ConceptErasureReport(UnlearningReport):
 
     concepts: list[str] = field(default_factory=list)
     anchor: str | None = None
+    edit: dict[str, Any] = field(default_factory=dict)
     measure: dict[str, Any] = field(default_factory=dict)
     prompts: list[PromptScore] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

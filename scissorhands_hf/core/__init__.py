@@ -6,8 +6,11 @@ This room imports torch only and knows nothing of trainers, pipelines or Hubs. I
 2. :mod:`.threshold` - the exact value that the top share of sensitivities exceeds;
 3. :mod:`.trim` - re-initialise the weights above it, in place, from their own initial distribution;
 4. :mod:`.memory` - gradient memories of the forget loss and the projection of the repair gradient (section 3.2).
+
+Beside it, for layers that read text alone: :mod:`.closed_form` - other answers for a concept, the old ones for the rest.
 """
 
+from .closed_form import ClosedFormEdit
 from .memory import GradientMemory, Projection, nonnegative_coefficients
 from .sensitivity import connection_sensitivity, stream_gradients
 from .threshold import exact_threshold
@@ -15,6 +18,7 @@ from .trim import NoInitialDistributionError, trim_weights
 
 
 __all__ = [
+    "ClosedFormEdit",
     "GradientMemory",
     "NoInitialDistributionError",
     "Projection",

@@ -47,7 +47,7 @@ def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
     public = {key: report[key] for key in _PUBLIC if report.get(key)}
     public["trim"] = {key: report["trim"][key] for key in _TRIM_TOTALS if key in report.get("trim", {})}
     if disclose == "full":
-        for key in ("notes", "sets", "concepts", "anchor", "measure", "prompts", "warnings"):
+        for key in ("notes", "sets", "concepts", "anchor", "edit", "measure", "prompts", "warnings"):
             if report.get(key):
                 public[key] = report[key]
         return public

@@ -12,6 +12,7 @@ from .config import ConceptErasureConfig
 from .examples import NoisyExamples, PromptTable, collate, mean_squared_error
 from .families import Family
 from .objectives import OBJECTIVES, guided
+from .text_edit import TextEdit
 
 
 TRADEOFF = "tradeoff"
@@ -23,6 +24,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
 
     The sensitivity and the gradient memories take the denoising loss of the forget pictures; repair minimises
     ``L(retain) + λ·‖f(x_f, c_f) − target‖²`` or, for `forget_objective="ascent"`, ``L(retain) − λ·L(forget)``.
+    For `"closed_form"` the text layers are edited first, and the target is what they alone make the original predict.
 
     Args:
         family: of the pipeline; its denoiser is the model that is trained, in place.
@@ -30,6 +32,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         retain, forget: training examples, with their targets.
         retain_eval, forget_eval: held-out examples of both, with their targets, for the trade-off.
         table: encoded prompts, of which examples name rows; holds the empty prompt.
+        edit: of text layers, with which repair begins.
     """
 
     supported_objectives = OBJECTIVES
@@ -44,8 +47,9 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         forget_eval: NoisyExamples,
         table: PromptTable,
         callbacks: list[TrainerCallback],
+        edit: TextEdit | None = None,
     ):
-        self.family, self.table = family, table
+        self.family, self.table, self.edit = family, table, edit
         self.retain_reference = self.forget_reference = 1.0
         super().__init__(
             model=family.denoiser,
@@ -58,6 +62,13 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         )
         # Without a progress bar Trainer prints each log; the caller has the callback and the report.
         self.remove_callback(PrinterCallback)
+
+    def trim(self) -> dict[str, Any]:
+        """As ever; then, as the first step of repair, the closed-form edit. The sensitivity is the original's."""
+        report = super().trim()
+        if self.edit is not None:
+            self.edit.apply()
+        return report
 
     # ---- Losses ----
 

@@ -17,6 +17,9 @@ _DEFAULTS: dict[str, Any] = {
     "picture_guidance": 2.0,
     "retain_objective": "distillation",
     "negative_guidance_strength": 1.0,
+    "closed_form_overshoot": 1.0,
+    "closed_form_keep_weight": 20.0,
+    "closed_form_ridge": 1e-4,
     "redirect_teacher": "frozen",
     "sensitivity_guidance": 0.0,
     "damage_limit": 0.05,
@@ -44,6 +47,14 @@ class ConceptErasureConfig(ScissorhandsConfig):
             the reference.
         negative_guidance_strength (`float`, defaults to 1):
             η ≥ 0 of the objective `"negative_guidance"` (ESD, arXiv:2303.07345).
+        closed_form_overshoot (`float`, defaults to 1):
+            α ≥ 0 of the objective `"closed_form"`: how far beyond the anchor's answers the text layers' new answers lie, in
+            units of the distance between the concept's and the anchor's. 0: the anchor's answers (UCE, arXiv:2308.14761), which
+            are unlearned soon; much more than 1: pictures of the concept's prompts become noise.
+        closed_form_keep_weight (`float`, defaults to 20):
+            κ ≥ 0: weight of the prompts to keep against those to edit.
+        closed_form_ridge (`float`, defaults to 1e-4):
+            λ > 0, in units of the inputs' mean square: holds what no prompt asks for.
         redirect_teacher (`str`, defaults to `"frozen"`):
             Whose prediction for the anchor's prompt the objective `"redirect"` follows: the frozen original's, or that of the
             model in training (`"live"`, as in the reference).
@@ -67,6 +78,9 @@ class ConceptErasureConfig(ScissorhandsConfig):
     picture_guidance: float | None = field(default=None, metadata={"help": "Guidance scale of the pictures to learn from."})
     retain_objective: str | None = field(default=None, metadata={"help": "'distillation' from the original, or 'data'."})
     negative_guidance_strength: float | None = field(default=None, metadata={"help": "η >= 0 of 'negative_guidance'."})
+    closed_form_overshoot: float | None = field(default=None, metadata={"help": "α >= 0 of 'closed_form'."})
+    closed_form_keep_weight: float | None = field(default=None, metadata={"help": "κ >= 0, weight of what is kept."})
+    closed_form_ridge: float | None = field(default=None, metadata={"help": "λ > 0, holds what no prompt asks for."})
     redirect_teacher: str | None = field(default=None, metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'."})
     sensitivity_guidance: float | None = field(default=None, metadata={"help": "Guidance scale of the sensitivity; 0: none."})
     damage_limit: float | None = field(default=None, metadata={"help": "Share by which the kept loss may rise, > 0."})
@@ -92,8 +106,16 @@ class ConceptErasureConfig(ScissorhandsConfig):
             require(getattr(self, name) in choices, name, f"is not one of {', '.join(map(repr, choices))}")
         for name in ("pictures_per_concept", "retain_pictures", "evaluations", "max_steps"):
             require(int(getattr(self, name)) == getattr(self, name) >= 1, name, "must be a whole number >= 1")
-        for name in ("negative_guidance_strength", "sensitivity_guidance", "picture_guidance"):
+        for name in (
+            "negative_guidance_strength",
+            "sensitivity_guidance",
+            "picture_guidance",
+            "closed_form_overshoot",
+            "closed_form_keep_weight",
+        ):
             require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, name, "must be a number >= 0")
+        ridge = self.closed_form_ridge
+        require(math.isfinite(ridge) and ridge > 0, "closed_form_ridge", "must be a number > 0")
         require(self.damage_limit > 0, "damage_limit", "must be > 0, as 0.05")
         require(self.patience is None or self.patience >= 1, "patience", "must be a whole number >= 1, or None")
         require(self.evaluations <= self.max_steps, "evaluations", f"exceeds max_steps={self.max_steps}")

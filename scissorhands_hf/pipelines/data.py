@@ -1,7 +1,9 @@
 """The data of a run: pictures of the concept and of what is kept, as latents, noisy examples and targets. Each made once."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from .objectives import negative_guidance
 from .pictures import read_pictures
 from .progress import Reporter
 from .prompts import ConceptPrompts
+from .text_edit import TextEdit
 
 
 # Held-out noisy examples of each set, on which the trade-off is measured.
@@ -24,13 +27,15 @@ DRAWN_AT_ONCE = 16
 
 @dataclass
 class Material:
-    """Pictures as latents, float32 (n, *latent shape), each with its prompt; all prompts encoded; seconds it took."""
+    """Pictures as latents, float32 (n, *latent shape), each with its prompt; all prompts encoded; the edit of text layers, if
+    there is to be one; seconds it took."""
 
     forget_latents: Tensor
     forget_texts: list[str]
     retain_latents: Tensor
     retain_texts: list[str]
     table: PromptTable
+    edit: TextEdit | None
     seconds: float
 
 
@@ -88,8 +93,12 @@ def gather_material(
         if retain_latents is None:
             retain_latents = draw(retain_texts, 500_000)
     table = PromptTable.encode(family, ["", *prompts.forget, *prompts.anchors, *retain_texts])
+    edit = None
+    if args.forget_objective == "closed_form":
+        edit = TextEdit(family, args)
+        edit.gather(prompts.edits, prompts.kept_texts, retain_latents, partial(reporter.tell, "prompts"))
     seconds = time.perf_counter() - started
-    return Material(forget_latents, forget_texts, retain_latents, retain_texts, table, seconds)
+    return Material(forget_latents, forget_texts, retain_latents, retain_texts, table, edit, seconds)
 
 
 def make_examples(
@@ -118,7 +127,7 @@ def make_examples(
     forget = examples(*forget_set, per_epoch * args.per_device_forget_batch_size, 2)
     retain_eval = examples(*retain_set, EVALUATION_EXAMPLES, 3)
     forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
-    _fix_targets(family, args, material.table, (retain, retain_eval), (forget, forget_eval), reporter)
+    _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter)
     return retain, forget, retain_eval, forget_eval
 
 
@@ -134,12 +143,13 @@ def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str 
 def _fix_targets(
     family: Family,
     args: ConceptErasureConfig,
-    table: PromptTable,
+    material: Material,
     retain: tuple[NoisyExamples, NoisyExamples],
     forget: tuple[NoisyExamples, NoisyExamples],
     reporter: Reporter,
 ) -> None:
     """By the objectives; what keeps its denoising target needs no pass of the original."""
+    table = material.table
 
     def predict(batch: dict[str, Tensor], rows: Tensor) -> Tensor:
         return family.predict(family.denoiser, batch["noisy"], batch["timesteps"], table[rows]).float()
@@ -157,21 +167,23 @@ def _fix_targets(
     jobs = []
     if args.retain_objective == "distillation":
         jobs += [(examples, distilled) for examples in retain]
-    rule = {"redirect": redirected, "negative_guidance": negated}.get(args.forget_objective)
+    rule = {"redirect": redirected, "negative_guidance": negated, "closed_form": distilled}.get(args.forget_objective)
     if rule is not None:
         jobs += [(examples, rule) for examples in forget]
     total, done = sum(len(examples) for examples, _ in jobs), 0
     family.denoiser.eval()
     for examples, rule in jobs:
         before = done
-        precompute_targets(
-            examples,
-            rule,
-            batch=picture_batch(examples.latents),
-            on_batch=lambda step, _, before=before: reporter.tell("targets", before + step, total),
-            show_progress=not args.disable_tqdm and len(examples) > EVALUATION_EXAMPLES,
-            label="Targets",
-        )
+        # Forget examples: what the edited text layers make the rest of the original say.
+        with nullcontext() if material.edit is None or examples in retain else material.edit.applied():
+            precompute_targets(
+                examples,
+                rule,
+                batch=picture_batch(examples.latents),
+                on_batch=lambda step, _, before=before: reporter.tell("targets", before + step, total),
+                show_progress=not args.disable_tqdm and len(examples) > EVALUATION_EXAMPLES,
+                label="Targets",
+            )
         done += len(examples)
 
 

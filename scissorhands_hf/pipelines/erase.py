@@ -15,13 +15,13 @@ from ..run_state import library_versions
 from ..scopes import resolve_scopes
 from .concept_trainer import ConceptErasureTrainer
 from .config import ConceptErasureConfig
-from .data import Examples, gather_material, make_examples
-from .examples import PromptTable
+from .data import Examples, Material, gather_material, make_examples
 from .families import Family, check_pipeline, family_of
 from .guard import in_float32, only_denoiser_on_device, original_state, warn_of_shared_parts
 from .progress import ErasureProgress, Reporter
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .settings import build_config, default_sampling
+from .text_edit import check_scope
 
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,10 @@ def erase_concept(
     r"""
     Remove a concept from a diffusers text-to-image pipeline, in place, with no data but what the pipeline draws itself.
 
-    The denoiser's weights that the concept depends on most are re-initialised (Scissorhands, arXiv:2401.06187); then it learns
-    to predict, for the concept's prompts, the opposite of what set them apart, and, for everything else, what it predicted
-    before. Text encoders, autoencoder and scheduler are not changed; the pipeline saves and loads as before.
+    The denoiser's weights that the concept depends on most are re-initialised (Scissorhands, arXiv:2401.06187). Its layers that
+    read text then get, in closed form, new answers to the concept's prompts, those of other prompts and beyond, and the rest
+    learns to live with that: for everything else to predict what it predicted before. Text encoders, autoencoder and scheduler
+    are not changed; the pipeline saves and loads as before.
 
     Args:
         pipe (`DiffusionPipeline`):
@@ -76,7 +77,8 @@ def erase_concept(
             What to erase, in words that prompts use: "dress", "in the style of Monet".
         anchor (`str`, *optional*):
             What the concept's prompts should show instead. It must not contain the concept ("clothing" keeps "dress" alive).
-            Sets `forget_objective="redirect"` unless that is given.
+            Default: nothing in particular for looks (a colour, a style); for things, the everyday thing that the text encoder
+            tells best from the concept. `report.edit` says which.
         keep (`list[str]`, *optional*):
             Neighbours that matter most; everyday things and looks that the pipeline's tokenizer knows are kept in any case.
         forget_images, retain_images (list of PIL images or paths, folder, or `datasets.Dataset`, *optional*):
@@ -121,7 +123,7 @@ def erase_concept(
             marked = time.perf_counter()
             examples = make_examples(family, args, request.prompts, material, reporter)
             targets = time.perf_counter() - marked
-            report = _train(family, args, examples, material.table, reporter)
+            report = _train(family, args, examples, material, reporter)
         report.seconds |= {"pictures": material.seconds, "targets": targets}
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
         after = _draw_report(pipe, request, reporter, last=True)
@@ -154,7 +156,10 @@ def _check_request(
     if report_images < 0 or report_images == 1:
         raise ValueError(f"report_images={report_images} must be 0 for none, or at least 2 to tell change from chance")
     args = build_config(family, recipe, anchor, config)
-    resolve_scopes(family.denoiser, args)  # patterns that match nothing are refused before pictures are drawn
+    scopes = resolve_scopes(family.denoiser, args)  # patterns that match nothing are refused before pictures are drawn
+    closed_form = args.forget_objective == "closed_form"
+    if closed_form and args.trim_ratio:
+        check_scope(family, scopes.reinit)
     erased_before = [name for report in getattr(pipe, "erasure_reports", []) for name in report.concepts]
     again = set(concepts) & set(erased_before)
     if again:
@@ -167,6 +172,7 @@ def _check_request(
         family,
         args.retain_pictures,
         args.seed,
+        choose_anchor=closed_form,
     )
     return _Request(
         family=family,
@@ -181,16 +187,18 @@ def _check_request(
 
 
 def _train(
-    family: Family, args: ConceptErasureConfig, examples: Examples, table: PromptTable, reporter: Reporter
+    family: Family, args: ConceptErasureConfig, examples: Examples, material: Material, reporter: Reporter
 ) -> ConceptErasureReport:
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         # Checkpoints of the best step: local, temporary and without the optimizer.
         args.output_dir = str(Path(folder))
-        trainer = ConceptErasureTrainer(family, args, *examples, table, callbacks=[reporter.trainer_callback()])
+        callbacks = [reporter.trainer_callback()]
+        trainer = ConceptErasureTrainer(family, args, *examples, material.table, callbacks, material.edit)
         trainer.measure_references()
         trainer.train()
         plain = trainer.report()
     return ConceptErasureReport(
+        edit={} if material.edit is None else material.edit.summary(),
         settings=plain.settings, trim=plain.trim, history=plain.history, seconds=plain.seconds, versions=plain.versions
     )
 
@@ -219,6 +227,8 @@ def _complete(
 ) -> None:
     """Fill in what was measured on pictures, and say so if kept prompts were damaged."""
     report.concepts, report.anchor = request.prompts.concepts, request.prompts.anchor
+    if report.edit:
+        report.edit["instead"] = [request.prompts.instead[name] for name in report.concepts]
     report.warnings = list(warnings)
     if before:
         asked = [AuditPrompt(*row) for row in request.prompts.report]

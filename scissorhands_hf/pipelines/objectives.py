@@ -8,7 +8,7 @@ a linear combination, which noise, velocity and flow predictions alike survive.
 from torch import Tensor
 
 
-OBJECTIVES = ("ascent", "redirect", "negative_guidance")
+OBJECTIVES = ("ascent", "redirect", "negative_guidance", "closed_form")
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from .families import Family
 
 
@@ -51,20 +53,40 @@ GENERIC_SUBJECTS = (
     "violin", "watch", "window", "wine", "woman", "zebra", "ankle boot",
 )  # fmt: skip
 GENERIC_LOOKS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white", "small", "old")
+# A concept that is one of these, or says "style", is how things look: it is erased from the things that have it.
+LOOKS = (
+    *GENERIC_LOOKS, "pink", "brown", "grey", "gray", "golden", "silver", "big", "large", "new", "young", "dark", "bright", "shiny",
+    "striped", "wooden", "vintage", "modern", "abstract", "blurry",
+)  # fmt: skip
+MOST_MIXED_TEXTS = 400
 EMPTY_SHARE = 0.15  # of the retain prompts: guidance leans on what the model draws without words
 _MASS_OR_PLURAL = ("trousers", "jeans", "bread", "wine", "glass")
 
 
 @dataclass(frozen=True)
 class ConceptPrompts:
-    """Prompts of one run: those to change, what each is redirected to, those to keep, and those that only the report draws."""
+    """
+    Prompts of one run.
+
+    Args:
+        concepts, anchor: as the user named them.
+        instead: what pictures are to show in the place of each concept; "" for nothing in particular.
+        forget, anchors: prompts to change, and what each is redirected to.
+        edits: prompts and those whose answer text layers are to give instead; a superset of the former.
+        retain: prompts to keep, one for each retain picture.
+        kept_texts: prompts whose answers text layers are to keep.
+        report: prompt, group and label of what only the report draws.
+    """
 
     concepts: list[str]
     anchor: str | None
+    instead: dict[str, str]
     forget: list[str]
     anchors: list[str]
+    edits: list[tuple[str, str]]
     retain: list[str]
-    report: list[tuple[str, str, str | None]]  # prompt, group, label
+    kept_texts: list[str]
+    report: list[tuple[str, str, str | None]]
 
 
 def check_names(
@@ -120,6 +142,7 @@ def build_prompts(
     family: Family,
     retain_count: int,
     seed: int,
+    choose_anchor: bool = False,
 ) -> ConceptPrompts:
     """All prompts of a run; a function of its arguments.
 
@@ -129,15 +152,27 @@ def build_prompts(
         family: of the pipeline, for the words that its tokenizer knows.
         retain_count: prompts to keep, one for each retain picture.
         seed: of their choice.
+        choose_anchor: without an anchor, let the thing that the text encoder tells best from it stand in for an object.
     """
-    forget, anchors = [], []
-    for name in concepts:
-        for template in CONCEPT_TEMPLATES:
-            text = fill(template, name, family)
-            if text is not None and text not in forget:
-                forget.append(text)
-                anchors.append("" if anchor is None else fill(template, anchor, family) or anchor)
     subjects, looks = _generic(concepts, family)
+    changes: dict[str, str] = {}
+    edits: dict[str, str] = {}
+    instead = {}
+    for name in concepts:
+        coloured: dict[str, str] = {}
+        if is_look(name):
+            other = anchor or ""
+            own = {name: other} | _composed(name, other, subjects, family)
+        else:
+            other = anchor or (_farthest(name, [*keep, *subjects], family) if choose_anchor else "")
+            texts = {template: fill(template, name, family) for template in CONCEPT_TEMPLATES}
+            own = {text: (fill(t, other, family) or other) if other else "" for t, text in texts.items() if text is not None}
+            if other:
+                coloured = {_photo(f"{look} {name}"): _photo(f"{look} {other}") for look in looks}
+        instead[name] = other
+        changes = own | changes
+        # Beside the empty prompt, a sentence's words before the concept would have nothing to be answered by.
+        edits |= {text: answer for text, answer in (own | coloured).items() if answer or text == name}
     templates = (*CONCEPT_TEMPLATES, *_known_templates(family))
     chance = random.Random(seed)
     wanted = [*keep, *([anchor] if anchor else [])]
@@ -158,7 +193,15 @@ def build_prompts(
             name = f"{chance.choice(looks)} {name}"
         retain.append(fill(chance.choice(templates), name, family) or name)
     return ConceptPrompts(
-        list(concepts), anchor, forget, anchors, retain, _report_prompts(concepts, keep, subjects, looks, family)
+        concepts=list(concepts),
+        anchor=anchor,
+        instead=instead,
+        forget=list(changes),
+        anchors=list(changes.values()),
+        edits=list(edits.items()),
+        retain=retain,
+        kept_texts=_kept_texts(keep, subjects, looks, retain, chance),
+        report=_report_prompts(concepts, keep, subjects, looks, family),
     )
 
 
@@ -170,6 +213,11 @@ def fill(template: str, name: str, family: Family | None = None) -> str | None:
         if family.known_words([last]) and not family.known_words([last_plural]):
             return None
     return template.format(name, one=_with_article(name), many=plural)
+
+
+def is_look(name: str) -> bool:
+    """Whether `name` says how things look, not what they are: a colour, "shiny", "in the style of Monet"."""
+    return name.casefold() in LOOKS or re.search(r"\bstyle\b", name.casefold()) is not None
 
 
 def mentions(text: str, name: str) -> bool:
@@ -190,6 +238,44 @@ def _generic(concepts: Sequence[str], family: Family) -> tuple[list[str], list[s
     return usable(GENERIC_SUBJECTS), usable(GENERIC_LOOKS)
 
 
+def _composed(look: str, other: str, subjects: Sequence[str], family: Family) -> dict[str, str]:
+    """Prompts for things that look like it, and for the same things with the other look, or none."""
+
+    def prompt(template: str, subject: str, look: str) -> str:
+        if look.casefold().startswith(("in ", "by ", "with ")):
+            return f"{fill(template, subject)} {look}"
+        if "style" in look.casefold():
+            return f"{fill(template, subject)}, {look}"
+        return template.format(f"{look} {subject}".strip(), one=_with_article(f"{look} {subject}".strip()))
+
+    return {
+        prompt(template, subject, look): prompt(template, subject, other) if other else fill(template, subject) or subject
+        for subject in subjects
+        for template in ("{}", "a photo of {one}")
+    }
+
+
+def _farthest(name: str, things: Sequence[str], family: Family) -> str:
+    """The thing whose prompt the text encoder tells best from the concept's, in mean squared distance; "" without any."""
+    if not things:
+        return ""
+    names = [name, *dict.fromkeys(things)]
+    parts = [family.encode_prompts([_photo(n) for n in names[i : i + 16]]) for i in range(0, len(names), 16)]
+    states = torch.cat([part["encoder_hidden_states"].float() for part in parts])
+    return names[1 + int((states[1:] - states[:1]).square().flatten(1).mean(1).argmax())]
+
+
+def _kept_texts(
+    keep: Sequence[str], subjects: Sequence[str], looks: Sequence[str], retain: Sequence[str], chance: random.Random
+) -> list[str]:
+    """Everything that is kept, by its bare name and in a sentence, alone and in looks, and the prompts of retain pictures."""
+    things = [*keep, *subjects]
+    plain = [text for name in things for text in (name, _photo(name))]
+    mixed = [_photo(f"{look} {name}") for name in things for look in looks]
+    mixed = chance.sample(mixed, min(len(mixed), MOST_MIXED_TEXTS))
+    return list(dict.fromkeys(["", *looks, *plain, *mixed, *retain]))
+
+
 def _known_templates(family: Family) -> list[str]:
     words = {template: template.format("", one="", many="").replace("-", " - ").split() for template in RETAIN_TEMPLATES}
     known = set(family.known_words(sorted({word for parts in words.values() for word in parts})))
@@ -201,15 +287,15 @@ def _report_prompts(
 ) -> list[tuple[str, str, str | None]]:
     rows: list[tuple[str, str, str | None]] = []
     for name in concepts:
-        rows += [(f"a photo of {_with_article(name)}", "concept", name)]
+        rows += [(_photo(name), "concept", name)]
         texts = [fill(template, name, family) for template in PARAPHRASE_TEMPLATES]
         rows += [(text, "paraphrase", name) for text in texts if text]
-    rows += [(f"a photo of {_with_article(name)}", "kept", name) for name in keep[:8]]
+    rows += [(_photo(name), "kept", name) for name in keep[:8]]
     for number, name in enumerate(_spread(subjects, 6 if not keep else 2)):
-        rows.append((f"a photo of {_with_article(name)}", "kept" if not keep else "neighbour", name))
+        rows.append((_photo(name), "kept" if not keep else "neighbour", name))
         if looks and number % 2:
             look = looks[(number // 2) % len(looks)]
-            rows.append((f"a photo of {_with_article(f'{look} {name}')}", "kept" if not keep else "neighbour", name))
+            rows.append((_photo(f'{look} {name}'), "kept" if not keep else "neighbour", name))
     return rows
 
 
@@ -220,6 +306,10 @@ def _spread(names: Sequence[str], count: int) -> list[str]:
 
 def _tidy(name: str) -> str:
     return " ".join(name.split())
+
+
+def _photo(name: str) -> str:
+    return f"a photo of {_with_article(name)}"
 
 
 def _with_article(name: str) -> str:

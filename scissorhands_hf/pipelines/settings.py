@@ -4,11 +4,13 @@ import dataclasses
 import inspect
 from typing import Any
 
+from ..recipes import get_recipe
 from .config import ConceptErasureConfig
 from .families import Family
 
 
 DEFAULT_RECIPE = "concept"
+WITH_ANCHOR = ("redirect", "closed_form")
 # Above this many weights a denoiser is a foundation model: ESD's learning rate and small batches, instead of the values
 # measured on the pipeline in spaces_demo (1.2M weights).
 LARGE_DENOISER = 50_000_000
@@ -43,9 +45,10 @@ def build_config(family: Family, recipe: str | None, anchor: str | None, values:
     values["recipe"] = recipe or DEFAULT_RECIPE
     objective = values.get("forget_objective")
     if anchor is not None:
-        if objective not in (None, "redirect"):
+        chosen = objective or get_recipe(values["recipe"]).get("forget_objective")
+        if objective not in (None, *WITH_ANCHOR):
             raise ValueError(f"forget_objective={objective!r} does not use anchor={anchor!r}; leave one of them out")
-        values["forget_objective"] = "redirect"
+        values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
     size = sum(parameter.numel() for parameter in family.denoiser.parameters())
     if recipe is None and size > LARGE_DENOISER:
         values = {**_LARGE, **values}

@@ -4,6 +4,7 @@ from .base import Family, undisturbed
 from .checks import check_pipeline
 from .dispatch import SUPPORTED, family_of
 from .noise import NoiseProcess
+from .text import TextInputs
 
 
-__all__ = ["SUPPORTED", "Family", "NoiseProcess", "check_pipeline", "family_of", "undisturbed"]
+__all__ = ["SUPPORTED", "Family", "NoiseProcess", "TextInputs", "check_pipeline", "family_of", "undisturbed"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .checks import refuse
 from .noise import NoiseProcess
+from .text import TextInputs, matching_places
 
 
 # Arguments of a pipeline's call that `sample_latents` sets itself, and those that change what the denoiser is told in a way
@@ -126,6 +127,35 @@ class Family(ABC):
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts={prompts!r} must be a list of one or more texts")
         return self._encode_prompts(list(prompts))
+
+    @abstractmethod
+    def text_inputs(self, conditioning: dict[str, Tensor], latents: Tensor) -> list[TextInputs]:
+        """
+        What the denoiser's first layers of text read of prompts: all that it is told of them goes through these layers.
+
+        Args:
+            conditioning: of n prompts, from `encode_prompts`.
+            latents: (any number, *latent shape), of the size that pictures have.
+        """
+
+    @abstractmethod
+    def _text_segments(self) -> list[tuple[Any, int, int]]:
+        """Tokenizers of the tokens in a prompt's sequence of states, with the first place and number of places of each."""
+
+    def _text_as_read(self, text: str) -> str:
+        return text
+
+    def matching_places(self, text: str, other: str) -> list[tuple[int, int]]:
+        """For each place in the states of `text` the place in those of `other` that answers for it, see
+        `families.text.matching_places`."""
+        pairs = []
+        for tokenizer, start, length in self._text_segments():
+            tokens = [
+                tokenizer(self._text_as_read(t), truncation=True, max_length=length, verbose=False).input_ids
+                for t in (text, other)
+            ]
+            pairs += [(start + old, start + new) for old, new in matching_places(*tokens, length)]
+        return pairs
 
     # -- latents
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .base import Family, call_default, clip_limit, to_match
 from .noise import NoiseProcess, diffusion_noise, flow_noise
+from .text import TextInputs, linear_layers
 
 
 class StableDiffusion3Family(Family):
@@ -50,6 +51,16 @@ class StableDiffusion3Family(Family):
             max_sequence_length=call_default(self.pipe, "max_sequence_length"),
         )
         return {"encoder_hidden_states": states, "pooled_projections": pooled}
+
+    def text_inputs(self, conditioning: dict[str, Tensor], latents: Tensor) -> list[TextInputs]:
+        return _joint_text_inputs(conditioning)
+
+    def _text_segments(self) -> list[tuple[Any, int, int]]:
+        pipe = self.pipe
+        clip = pipe.tokenizer_max_length
+        # Without a T5 its places are zeros.
+        t5 = [] if pipe.text_encoder_3 is None else [(pipe.tokenizer_3, clip, call_default(pipe, "max_sequence_length"))]
+        return [(pipe.tokenizer, 0, clip), *t5]
 
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         conditioning = to_match(conditioning, noisy)
@@ -119,6 +130,12 @@ class FluxFamily(Family):
             conditions["guidance"] = torch.full((n,), self.guidance_scale, device=latents.device)
         return conditions
 
+    def text_inputs(self, conditioning: dict[str, Tensor], latents: Tensor) -> list[TextInputs]:
+        return _joint_text_inputs(conditioning)
+
+    def _text_segments(self) -> list[tuple[Any, int, int]]:
+        return [(self.pipe.tokenizer_2, 0, call_default(self.pipe, "max_sequence_length"))]
+
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         conditioning = to_match(conditioning, noisy)
         states = conditioning["encoder_hidden_states"]
@@ -185,6 +202,17 @@ class PixArtFamily(Family):
             "aspect_ratio": torch.tensor([height / width], **kind).expand(n, -1),
         }
 
+    def text_inputs(self, conditioning: dict[str, Tensor], latents: Tensor) -> list[TextInputs]:
+        states = self.denoiser.caption_projection(conditioning["encoder_hidden_states"].to(self.denoiser.dtype))
+        layers = linear_layers(self.denoiser, (".attn2.to_k", ".attn2.to_v"))
+        return [TextInputs(states, layers, read=conditioning["encoder_attention_mask"].bool())]
+
+    def _text_segments(self) -> list[tuple[Any, int, int]]:
+        return [(self.pipe.tokenizer, 0, call_default(self.pipe, "max_sequence_length"))]
+
+    def _text_as_read(self, text: str) -> str:
+        return text.lower().strip()
+
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         conditioning = to_match(conditioning, noisy)
         prediction = denoiser(
@@ -196,6 +224,15 @@ class PixArtFamily(Family):
             return_dict=False,
         )[0]
         return prediction[:, : noisy.shape[1]]
+
+
+def _joint_text_inputs(conditioning: dict[str, Tensor]) -> list[TextInputs]:
+    """Of transformers whose every block reads text and picture together: text enters through two layers only."""
+    summary = conditioning["pooled_projections"][:, None]
+    return [
+        TextInputs(conditioning["encoder_hidden_states"], ("context_embedder",)),
+        TextInputs(summary, ("time_text_embed.text_embedder.linear_1",), summary=True),
+    ]
 
 
 def _pack(latents: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .base import Family, clip_limit, to_match
 from .noise import NoiseProcess, diffusion_noise
+from .text import TextInputs, linear_layers
 
 
 class StableDiffusionFamily(Family):
@@ -58,6 +59,13 @@ class StableDiffusionFamily(Family):
         states, _ = self.pipe.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
         return {"encoder_hidden_states": states}
 
+    def text_inputs(self, conditioning: dict[str, Tensor], latents: Tensor) -> list[TextInputs]:
+        layers = linear_layers(self.denoiser, (".attn2.to_k", ".attn2.to_v"))
+        return [TextInputs(conditioning["encoder_hidden_states"], layers)]
+
+    def _text_segments(self) -> list[tuple[Any, int, int]]:
+        return [(self.pipe.tokenizer, 0, self.pipe.tokenizer.model_max_length)]
+
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         conditioning = to_match(conditioning, noisy)
         return denoiser(
@@ -98,6 +106,13 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
             named = torch.tensor([bool(prompt) for prompt in prompts], device=states.device)
             states, pooled = states * named[:, None, None], pooled * named[:, None]
         return {"encoder_hidden_states": states, "text_embeds": pooled}
+
+    def text_inputs(self, conditioning: dict[str, Tensor], latents: Tensor) -> list[TextInputs]:
+        pooled, unet = conditioning["text_embeds"], self.denoiser
+        ids = self.size_conditioning(len(pooled), latents)["time_ids"]
+        size = unet.add_time_proj(ids.flatten()).unflatten(0, (len(pooled), -1)).flatten(1).to(pooled)
+        summary = TextInputs(torch.cat([pooled, size], 1)[:, None], ("add_embedding.linear_1",), summary=True)
+        return [*super().text_inputs(conditioning, latents), summary]
 
     def size_conditioning(self, n: int, latents: Tensor) -> dict[str, Tensor]:
         """`time_ids` (n, 6): original height and width, crop (0, 0), target height and width, as the pipeline's defaults."""

@@ -1,0 +1,66 @@
+r"""The closed-form edit of layers that read text alone: other answers for some inputs, the old ones for the rest.
+
+Unified Concept Editing (Gandikota et al., arXiv:2308.14761, equation 7), with two changes: the sums are means, so that the
+weights below do not depend on how many prompts there are, and the new answer is overshot, which is what makes it last. With
+$c_i$ an input to edit, $c'_i$ the one whose answer it is to get, $c_j$ an input to keep and $W$ the old weight:
+
+$W^* = W\,(\overline{c^*_i c_i^\top} + \kappa\,\overline{c_j c_j^\top} + \lambda I)
+        (\overline{c_i c_i^\top} + \kappa\,\overline{c_j c_j^\top} + \lambda I)^{-1}$, with
+$c^*_i = c'_i + \alpha\,(c'_i - c_i)$.
+
+A bias adds the same to every answer and needs no edit.
+"""
+
+import torch
+from torch import Tensor
+
+
+class ClosedFormEdit:
+    r"""
+    Sums over inputs, from which the weights of all layers that read these inputs are solved. Two matrices of (width, width) are
+    kept, however many inputs there are.
+
+    Args:
+        width: of the inputs.
+        overshoot: α ≥ 0. 0: the other input's answer itself; 1: as far again beyond it, away from the old answer.
+        keep_weight: κ ≥ 0, of the inputs to keep against those to edit.
+        ridge: λ > 0 in units of the mean square of the edited inputs' elements; holds directions that no input has.
+        device: where sums are kept and solved, in float64 (float32 on devices without it).
+    """
+
+    def __init__(self, width: int, overshoot: float, keep_weight: float, ridge: float, device: torch.device | str = "cpu"):
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.overshoot, self.keep_weight, self.ridge = overshoot, keep_weight, ridge
+        self._cross, self._edited, self._kept = (torch.zeros(width, width, dtype=dtype, device=device) for _ in range(3))
+        self._edits = self._keeps = 0
+
+    @torch.no_grad()
+    def add_edit(self, old: Tensor, new: Tensor) -> None:
+        """Let ``old`` (n, width) be answered as ``new`` (n, width) is, and beyond."""
+        old, new = old.to(self._edited), new.to(self._edited)
+        self._cross += ((1 + self.overshoot) * new - self.overshoot * old).T @ old
+        self._edited += old.T @ old
+        self._edits += len(old)
+
+    @torch.no_grad()
+    def add_kept(self, inputs: Tensor) -> None:
+        """Keep the answers to ``inputs`` (n, width)."""
+        inputs = inputs.to(self._kept)
+        self._kept += inputs.T @ inputs
+        self._keeps += len(inputs)
+
+    @torch.no_grad()
+    def solve(self, weight: Tensor) -> Tensor:
+        """The edited weight, in shape (outputs, width), dtype and on the device of ``weight``, which is not changed.
+
+        Raises:
+            ValueError: no edit was added.
+        """
+        if not self._edits:
+            raise ValueError("nothing to edit: call add_edit first")
+        edited = self._edited / self._edits
+        base = self.keep_weight * self._kept / max(1, self._keeps)
+        base += self.ridge * edited.diagonal().mean() * torch.eye(len(edited), dtype=base.dtype, device=base.device)
+        # W* = W R A⁻¹ with A symmetric, so A W*ᵀ = Rᵀ Wᵀ.
+        answers = weight.to(base) @ (self._cross / self._edits + base)
+        return torch.linalg.solve(edited + base, answers.T).T.to(weight)
