@@ -164,7 +164,8 @@ class ScissorhandsConfig(TrainingArguments):
     )
     forget_weight: float | None = field(default=None, metadata={"help": "λ >= 0 in L(D_r) - λ L(D_f)."})
     forget_objective: str | None = field(
-        default=None, metadata={"help": "'ascent'; 'redirect', 'negative_guidance' and 'closed_form' are for diffusion pipelines."}
+        default=None,
+        metadata={"help": "'ascent'; 'redirect', 'negative_guidance', 'closed_form': for diffusion pipelines."},
     )
     forget_loss_ceiling: float | None = field(
         default=None,

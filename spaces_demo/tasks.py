@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # Stages with the share of the time that each usually takes on the shipped pipeline; every finished run corrects it.
 ERASE_STAGES = {
-    "load": 0.5, "before": 6, "pictures": 22, "prompts": 2, "targets": 4, "sensitivity": 10, "repair": 50, "report": 6, "files": 0.5,
+    "load": 0.5, "before": 9, "pictures": 22, "prompts": 2, "targets": 9, "sensitivity": 2, "repair": 47, "report": 8,
+    "files": 0.5,
 }  # fmt: skip
 DRAWING_STAGES = {"drawing": 1}
 # How the shipped pipeline is sampled from; pipelines from the Hub have their own defaults.

@@ -39,7 +39,7 @@ class PublishingMixin(Trainer):
         """Before `Trainer.__init__`, which may call :meth:`init_hf_repo`."""
         self._figures: dict[str, dict[str, float]] = {}
         self._last_push_error: HubPushError | None = None
-        # One for all background pushes: each HfApi has one worker thread, and two of them could commit checkpoints out of order.
+        # One for all background pushes: each HfApi has a worker thread, and two could commit checkpoints out of order.
         self._push_queue = HfApi()
 
     # ---- Figures ----

@@ -199,7 +199,11 @@ def _train(
         plain = trainer.report()
     return ConceptErasureReport(
         edit={} if material.edit is None else material.edit.summary(),
-        settings=plain.settings, trim=plain.trim, history=plain.history, seconds=plain.seconds, versions=plain.versions
+        settings=plain.settings,
+        trim=plain.trim,
+        history=plain.history,
+        seconds=plain.seconds,
+        versions=plain.versions,
     )
 
 

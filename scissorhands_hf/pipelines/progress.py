@@ -17,8 +17,9 @@ class ErasureProgress:
     Where a run stands.
 
     Args:
-        stage: one of `STAGES`: pictures for the report before anything is changed, pictures to learn from, prompts
-            to edit text layers by, what is to be predicted on the pictures, the connection sensitivity with the trim, repair, and the report's pictures afterwards.
+        stage: one of `STAGES`: pictures for the report before anything is changed, pictures to learn from, prompts to edit text
+            layers by, what is to be predicted on the pictures, the connection sensitivity with the trim, repair, and the
+            report's pictures afterwards.
         step, total: within the stage, 0 ≤ step ≤ total.
         retain_loss, forget_loss: means since the last log, in the stage "repair".
         seconds: since the run began.

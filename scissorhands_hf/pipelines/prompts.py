@@ -55,8 +55,8 @@ GENERIC_SUBJECTS = (
 GENERIC_LOOKS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white", "small", "old")
 # A concept that is one of these, or says "style", is how things look: it is erased from the things that have it.
 LOOKS = (
-    *GENERIC_LOOKS, "pink", "brown", "grey", "gray", "golden", "silver", "big", "large", "new", "young", "dark", "bright", "shiny",
-    "striped", "wooden", "vintage", "modern", "abstract", "blurry",
+    *GENERIC_LOOKS, "pink", "brown", "grey", "gray", "golden", "silver", "big", "large", "new", "young", "dark", "bright",
+    "shiny", "striped", "wooden", "vintage", "modern", "abstract", "blurry",
 )  # fmt: skip
 MOST_MIXED_TEXTS = 400
 EMPTY_SHARE = 0.15  # of the retain prompts: guidance leans on what the model draws without words
@@ -295,7 +295,7 @@ def _report_prompts(
         rows.append((_photo(name), "kept" if not keep else "neighbour", name))
         if looks and number % 2:
             look = looks[(number // 2) % len(looks)]
-            rows.append((_photo(f'{look} {name}'), "kept" if not keep else "neighbour", name))
+            rows.append((_photo(f"{look} {name}"), "kept" if not keep else "neighbour", name))
     return rows
 
 

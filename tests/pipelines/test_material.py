@@ -34,10 +34,11 @@ def stock_unet(pipe, batch, prompts: list[str]) -> torch.Tensor:
     return pipe.unet(batch["noisy"], batch["timesteps"], encoder_hidden_states=states).sample
 
 
-@pytest.mark.parametrize("anchor", [None, "coat"])
-def test_targets_are_the_originals_predictions(anchor):
+@pytest.mark.parametrize(("objective", "anchor"), [("negative_guidance", None), ("redirect", "coat")])
+def test_targets_are_the_originals_predictions(objective, anchor):
     pipe = tiny_stable_diffusion()
-    _, args, _, material, (retain, forget, _, _) = prepare(pipe, anchor, negative_guidance_strength=1.5)
+    settings = {"forget_objective": objective, "negative_guidance_strength": 1.5}
+    _, _, _, material, (retain, forget, _, _) = prepare(pipe, anchor, **settings)
     text_of = {row: text for text, row in material.table.rows.items()}
     assert len(retain) == len(forget) == QUICK["max_steps"] * QUICK["per_device_train_batch_size"]
 
@@ -58,7 +59,24 @@ def test_targets_are_the_originals_predictions(anchor):
     latents = forget.latents[forget.pictures]
     again = pipe.scheduler.add_noise(latents, lost["denoising_target"], lost["timesteps"])
     assert torch.allclose(lost["noisy"], again, atol=1e-6)
-    assert args.forget_objective == ("negative_guidance" if anchor is None else "redirect")
+
+
+def test_closed_form_targets_are_what_the_edited_layers_make_of_the_original():
+    pipe = tiny_stable_diffusion()
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    _, args, _, material, (retain, forget, retain_eval, forget_eval) = prepare(pipe)
+    assert args.forget_objective == "closed_form"
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+    text_of = {row: text for text, row in material.table.rows.items()}
+
+    def distances(examples) -> float:
+        batch = collate([examples[index] for index in range(len(examples))])
+        own = stock_unet(pipe, batch, [text_of[row] for row in batch["prompt"].tolist()])
+        return (own - batch["target"]).abs().max().item()
+
+    assert max(map(distances, (retain, retain_eval))) < 1e-5 < min(map(distances, (forget, forget_eval)))
+    material.edit.apply()
+    assert max(map(distances, (forget, forget_eval))) < 1e-5
 
 
 def test_examples_repeat_exactly_and_held_out_ones_are_others():

@@ -5,7 +5,7 @@ from tiny_pipelines import CLIP_TOKENS, tiny_stable_diffusion
 
 from scissorhands_hf import erase_concept
 from scissorhands_hf.pipelines.families import family_of
-from scissorhands_hf.pipelines.prompts import GENERIC_SUBJECTS, build_prompts, check_names, fill, mentions
+from scissorhands_hf.pipelines.prompts import GENERIC_SUBJECTS, build_prompts, check_names, fill, is_look, mentions
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,50 @@ def test_each_prompt_is_redirected_to_the_anchor_in_its_own_wording(family):
     prompts = build_prompts(["dress"], "coat", [], [], family, retain_count=4, seed=1)
     pairs = dict(zip(prompts.forget, prompts.anchors, strict=True))
     assert pairs["a photo of a dress"] == "a photo of a coat" and pairs["dress"] == "coat"
+
+
+def test_a_thing_gives_way_to_the_one_that_the_text_encoder_tells_best_from_it(family):
+    prompts = build_prompts(["dress"], None, ["shoe"], [], family, retain_count=4, seed=1, choose_anchor=True)
+    known = ("shoe", "coat", "bag")
+    names = ["dress", *known]
+    states = family.pipe.encode_prompt([f"a photo of a {name}" for name in names], "cpu", 1, False)[0]
+    distances = {name: (states[0] - states[1 + i]).square().mean().item() for i, name in enumerate(known)}
+    farthest = max(distances, key=distances.get)
+    assert prompts.instead == {"dress": farthest}
+    edits = dict(prompts.edits)
+    assert edits["a photo of a dress"] == f"a photo of a {farthest}"
+    assert edits["a photo of a red dress"] == f"a photo of a red {farthest}"  # the look is kept
+    assert not any(mentions(text, "dress") for text in prompts.kept_texts)
+    assert {"", "red", "coat", "a photo of a coat", "a photo of a blue shoe", *prompts.retain} <= {*prompts.kept_texts}
+
+
+def test_a_look_is_taken_from_the_things_that_have_it(family):
+    prompts = build_prompts(["red"], None, [], [], family, retain_count=4, seed=1, choose_anchor=True)
+    edits = dict(prompts.edits)
+    assert edits["red"] == "" and edits["a photo of a red coat"] == "a photo of a coat" and edits["red bag"] == "bag"
+    assert prompts.instead == {"red": ""} and dict(zip(prompts.forget, prompts.anchors, strict=True)) == edits
+    other = dict(build_prompts(["red"], "blue", [], [], family, retain_count=4, seed=1).edits)
+    assert other["red"] == "blue" and other["a photo of a red coat"] == "a photo of a blue coat"
+
+
+@pytest.mark.parametrize(
+    ("look", "text", "without"),
+    [
+        ("in the style of Monet", "a photo of a coat in the style of Monet", "a photo of a coat"),
+        ("Van Gogh style", "a photo of a coat, Van Gogh style", "a photo of a coat"),
+        ("Shiny", "a photo of a Shiny coat", "a photo of a coat"),
+    ],
+)
+def test_styles_are_named_where_sentences_name_them(family, look, text, without):
+    assert is_look(look)
+    assert dict(build_prompts([look], None, [], [], family, retain_count=4, seed=1).edits)[text] == without
+
+
+@pytest.mark.parametrize("name", ["dress", "stylist", "red dress", "Monet"])
+def test_things_are_no_looks(name):
+    assert not is_look(name)
+
+
+def test_without_anything_known_only_the_bare_name_is_edited(family):
+    prompts = build_prompts(["dress"], None, [], [], family, retain_count=4, seed=1)
+    assert prompts.edits == [("dress", "")] and len(prompts.forget) > 1
