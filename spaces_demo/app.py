@@ -293,7 +293,7 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                     )  # fmt: skip
                     gr.Examples([["dress"], ["sneaker"], ["red"], ["bag, purple"]], [concept], label="Click one")
                     anchor = gr.Textbox(
-                        label="Anchor (optional)", info="What to draw in its place; left empty, it just goes.",
+                        label="Anchor (optional)", info="What to draw in its place; left empty, another thing it knows.",
                         placeholder="for example: shirt", max_length=limits.LONGEST_TEXT, elem_id="anchor",
                     )  # fmt: skip
                     model = gr.Radio([SHIPPED_NAME, FROM_HUB], value=SHIPPED_NAME, label="Model", elem_id="model")
@@ -311,12 +311,12 @@ with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabl
                             [DEFAULT], value=DEFAULT, label="Recipe", info="A named set of settings.", allow_custom_value=True
                         )
                         with gr.Row():
-                            trim_ratio = optional_number("Trim ratio", "Share cut, 0.0001–0.5", "trim-ratio")
+                            trim_ratio = optional_number("Trim ratio", "Share cut, 0–0.5", "trim-ratio")
                             forget_weight = optional_number("λ", "Weight of forgetting", "forget-weight")
                             steps = optional_number("Steps", "Of repair, 1–600", "steps")
                         scope = gr.Textbox(
                             label="Scope", info="Which weights may be cut: patterns on their names, commas between.",
-                            placeholder="*attn2*", max_length=2000,
+                            placeholder="mid_block.*attn1*", max_length=2000,
                         )  # fmt: skip
                         projection = gr.Radio(
                             [DEFAULT, "on", "off"],

@@ -155,7 +155,7 @@ def check_erase(
         )
     if recipe and recipe not in recipes:
         raise RefusedError(f"There is no recipe {recipe[:60]!r}. There are: {', '.join(recipes)}.")
-    trim_ratio = check_number(trim_ratio, "The trim ratio", 0.0001, 0.5)
+    trim_ratio = check_number(trim_ratio, "The trim ratio", 0, 0.5)
     return EraseSettings(
         concepts=names,
         anchor=anchor,

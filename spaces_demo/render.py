@@ -254,6 +254,9 @@ def verdict(report: ConceptErasureReport) -> str:
             points.append(f"{words}: {before[name]:.0f} % before, {after[name]:.0f} % after.")
         elif f"{name} change" in after:
             points.append(f"{words}: pictures moved by {after[f'{name} change']:.2f} (0: the same, about 1: others).")
+    if any(report.edit.get("instead", [])):
+        led = (f"“{a}” to “{b}”" for a, b in zip(report.concepts, report.edit["instead"], strict=True) if b)
+        points.append(f"Prompts were led from {', '.join(led)}.")
     seconds = report.seconds.get("total") or sum(report.seconds.values())
     text = note(f"Done in {clock(seconds)}. Erased: {what}.", "done", points)
     return text + "".join(note(warning, "warning") for warning in report.warnings)

@@ -128,6 +128,10 @@ class ConceptErasureReport(UnlearningReport):
         meanings = [f"- **{name}**: {MEANINGS[name]}." for name in figures if name in MEANINGS]
         if self.prompts or any(name.endswith(" change") for name in figures):
             meanings.append(f"- **change**: {CHANGE_MEANING}.")
+        if self.edit.get("instead"):
+            pairs = zip(self.concepts, self.edit["instead"], strict=True)
+            led = ", ".join(f"{_plain(name)} to {_plain(other) if other else 'nothing in particular'}" for name, other in pairs)
+            meanings.append(f"- Prompts were led from {led}.")
         measured = [f"- Measured with: {_plain(self.describe_measure())}."] if self.measure else []
         return "\n\n".join([*blocks, "\n".join([*meanings, *measured, *(f"- {_plain(note)}" for note in self.notes)])]) + "\n"
 

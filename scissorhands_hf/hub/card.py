@@ -117,11 +117,18 @@ def _erasures(info: CardInfo) -> list[Safe]:
     lines = []
     for index, report in enumerate(info.reports, 1):
         concepts = ", ".join(map(code, report["concepts"]))
-        anchor = f", led to {code(report['anchor'])}" if report.get("anchor") else ""
+        led = _led_to(report)
+        anchor = f", led to {', '.join(map(code, led))}" if led else ""
         last = index == len(info.reports)
         earlier = "" if last else " Measured before the later erasures: " + _figures(report) + "."
         lines.append(Safe(f"{concepts}{anchor}.{'' if last or not _figures(report) else earlier}"))
-    return lines if len(lines) > 1 or any(report.get("anchor") for report in info.reports) else []
+    return lines if len(lines) > 1 or any(map(_led_to, info.reports)) else []
+
+
+def _led_to(report: dict[str, Any]) -> list[str]:
+    """What the concepts' prompts ask for now: the user's anchor, or what was chosen."""
+    chosen = report.get("edit", {}).get("instead", [])
+    return [report["anchor"]] if report.get("anchor") else list(dict.fromkeys(filter(None, chosen)))
 
 
 def _figures(report: dict[str, Any]) -> str:

@@ -78,6 +78,10 @@ def test_markdown_has_every_figure_and_no_markup_of_users():
     assert '| "a photo of a coat" | neighbour | coat | 4 | 100.0 | 75.0 | 0.30 |' in text
     assert '| "" | kept |  | 4 |  |  | 0.12 |' in text
     assert "judge fashion-judge, images per prompt 4, seed 0" in text and "guidance" not in text
+    led = make_report(edit={"layers": 2, "weights": 8, "instead": ["<b>*bag*"]}).to_markdown()
+    assert "- Prompts were led from dress to &lt;b&gt;\\*bag\\*." in led and "led from" not in text
+    nothing = make_report(edit={"layers": 2, "weights": 8, "instead": [""]})
+    assert "led from dress to nothing in particular" in nothing.to_markdown()
     for harmful in ("<img", "<b>", "<u>", "**or**", "[$6](", "` rm"):
         assert harmful not in text
     hostile = next(line for line in text.splitlines() if "costs" in line)

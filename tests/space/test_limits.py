@@ -87,6 +87,7 @@ def test_what_is_no_hub_id(name):
 
 def test_a_checked_form():
     settings = check_erase("dress, red", "shirt", "coat", recipe="a", recipes=["a"], trim_ratio=0.01, steps=20.0, images=3)
+    assert check_erase("dress", recipes=[], trim_ratio="0").trim_ratio == 0
     assert settings.concepts == ("dress", "red")
     assert (settings.anchor, settings.keep, settings.recipe) == ("shirt", ("coat",), "a")
     assert (settings.trim_ratio, settings.steps, settings.images, settings.seed) == (0.01, 20, 3, 0)

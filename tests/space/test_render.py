@@ -39,6 +39,7 @@ def evil_report() -> ConceptErasureReport:
         concepts=[EVIL],
         prompts=prompts,
         warnings=[EVIL],
+        edit={"layers": 2, "weights": 8, "instead": [EVIL]},
         metrics={"original": {"concept": 100.0}, "unlearned": {"concept": 0.0}},
     )
 
@@ -96,7 +97,12 @@ def test_verdict_has_only_what_was_measured():
         concepts=["dress"], metrics={"unlearned": {"concept change": 1.25}}, seconds={"total": 65.4}, warnings=["It broke."]
     )
     text = Tags(render.verdict(report)).text
-    assert "1 min 05 s" in text and "1.25" in text and "%" not in text and "It broke." in text
+    assert "1 min 05 s" in text and "1.25" in text and "%" not in text and "It broke." in text and "led" not in text
+
+
+def test_verdict_says_what_prompts_were_led_to():
+    report = ConceptErasureReport(concepts=["dress", "red"], edit={"layers": 2, "weights": 8, "instead": ["bag", ""]})
+    assert "Prompts were led from “dress” to “bag”." in Tags(render.verdict(report)).text
 
 
 def test_pictures_are_in_the_page_itself():
