@@ -19,11 +19,13 @@ ORDER = (
     "original",
     "control",
     "ours",
-    "ours-trim",
-    "ours-random-mask",
     "ours-no-trim",
-    "ours-no-look-ahead",
+    "ours-random-mask",
+    "ours-no-overshoot",
+    "ours-look-ahead",
+    "ours-real-data",
     "ours-projection",
+    "ours-negative-guidance",
 )
 COLUMNS: dict[str, Callable[[Result, Result], float | None]] = {
     "concept before": lambda result, original: mean_share(original, "concept"),

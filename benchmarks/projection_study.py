@@ -7,8 +7,8 @@
 - against plain / against Adam: share of steps in which the step that plain gradient descent, or Adam, takes after the
   projection still descends the forget set's denoising loss to first order, measured with the present forget gradient.
 
-Once with memories of the epoch's start (one epoch: as published) and once with memories renewed at every step. No weight is
-trimmed and no look-ahead is used, so that the projection stands alone.
+Once with memories of the epoch's start (one epoch: as published) and once with memories renewed at every step. The
+objective is negative guidance; no weight is trimmed, no text layer edited, no look-ahead used: the projection stands alone.
 """
 
 import argparse
@@ -65,8 +65,9 @@ def study(concept: str, steps: int, memory_every: int | None, seed: int) -> dict
 
     with mock.patch.object(erase_module, "ConceptErasureTrainer", Watched):
         report = erase_concept(
-            load_pipeline(), concept, projection=True, memory_every=memory_every, sharpness_radius=0.0, trim_ratio=0.0,
-            max_steps=steps, logging_steps=1, seed=seed, sampling=SAMPLING, report_images=0, disable_tqdm=True,
+            load_pipeline(), concept, projection=True, memory_every=memory_every, trim_ratio=0.0,
+            forget_objective="negative_guidance", learning_rate=3e-4, max_steps=steps, logging_steps=1, seed=seed,
+            sampling=SAMPLING, report_images=0, disable_tqdm=True,
         )  # fmt: skip
     rows = watches[0].rows
     projected = [row["projected_share"] for row in report.history if "projected_share" in row]
