@@ -1,6 +1,5 @@
 """The pages as a visitor uses them, in a real browser: every button from click to result. `make test-browser` runs these."""
 
-import os
 import time
 import zipfile
 
@@ -10,7 +9,6 @@ from visitor import PHONE, Visitor
 
 
 EVIL = "<img src=x onerror=window.hacked=1>"
-MOST_SECONDS_TO_FIRST_VIEW = 10
 
 
 def pictures(visitor: Visitor, selector: str) -> int:
@@ -38,8 +36,6 @@ def test_first_view(browser, tmp_path):
         visitor.context.close()
     finally:
         server.close()
-    # The limit is for a machine that is not busy with other things.
-    assert seconds <= MOST_SECONDS_TO_FIRST_VIEW * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @pytest.mark.slow
