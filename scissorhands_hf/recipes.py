@@ -76,7 +76,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "stable-diffusion-class": _reference_diffusion(2e-5, 0.001, 3, "ascent"),
     "concept": {
         "learning_rate": 1e-4,
-        "trim_ratio": 0.01,
+        "trim_ratio": 0.0,
         "saliency_batches": 16,
         "forget_weight": 1.0,
         "forget_objective": "closed_form",

@@ -118,7 +118,7 @@ def on_erase(
             concept_pictures: render.pictures(rows["concept"] + rows["paraphrase"]),
             kept_pictures: render.pictures(rows["kept"] + rows["neighbour"]),
             erase_scores: render.scores(report.prompts),
-            erase_cut: render.cut_per_layer(report.trim.get("per_module", {})),
+            erase_cut: render.changes_per_layer(report),
             erase_settings: render.settings_table(report.settings, report.seconds, report.measure),
             erase_report: report.to_dict(),
             erase_files: files,

@@ -148,6 +148,21 @@ def _figure(value: float, unit: str) -> str:
 KEY_BEFORE_AFTER = '<div class="sh-key"><span class="sh-before">before</span><span class="sh-after">after</span></div>'
 
 
+def changes_per_layer(report: ConceptErasureReport) -> str:
+    """What was cut, and by how much the edit changed the layers that read text."""
+    per_module, per_layer = report.trim.get("per_module", {}), report.edit.get("per_layer", {})
+    return (cut_per_layer(per_module) if per_module or not per_layer else "") + (edit_per_layer(per_layer) if per_layer else "")
+
+
+def edit_per_layer(per_layer: Mapping[str, float]) -> str:
+    """By how much of its norm the closed-form edit changed each layer; the most changed ones, in the model's order."""
+    shown = set(sorted(per_layer, key=per_layer.__getitem__, reverse=True)[:MOST_MODULES])
+    rows = [(name, [("sh-after", 100 * value)]) for name, value in per_layer.items() if name in shown]
+    more = f" The {len(shown)} most changed of {len(per_layer)} are shown." if len(per_layer) > len(shown) else ""
+    meaning = f"Layers that read the prompt now answer the concept's words otherwise; change in % of each layer's norm.{more}"
+    return bars("What was edited", meaning, rows, 100 * max(per_layer.values()), "%", "long-names")
+
+
 def cut_per_layer(per_module: Mapping[str, Mapping[str, int]]) -> str:
     """How much of each layer was re-initialised; the most cut layers, in the model's order."""
     shares = {name: 100 * row["trimmed"] / row["weights"] for name, row in per_module.items() if row["trimmed"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .concept_report import GROUPS
-from .plot import COLOURS, draw_cut, draw_losses
+from .plot import COLOURS, draw_bars, draw_cut, draw_losses
 
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def plot_concept_report(report: ConceptErasureReport, path: Path) -> Path:
         raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
     groups = choose_rows(report)
     losses = [row for row in report.history if "retain_loss" in row]
-    cut = report.trim.get("per_module")
+    cut, edited = report.trim.get("per_module"), report.edit.get("per_layer")
     shares = {
         model: {name: figures[name] for name, _ in GROUPS.values() if name in figures}
         for model, figures in report.metrics.items()
@@ -75,6 +75,7 @@ def plot_concept_report(report: ConceptErasureReport, path: Path) -> Path:
         *([lambda axes: draw_changes(axes, changes)] if changes else []),
         *([lambda axes: draw_losses(axes, losses)] if losses else []),
         *([lambda axes: draw_cut_small(axes, cut)] if cut else []),
+        *([lambda axes: draw_edit(axes, edited)] if edited and not cut else []),
     ]
     if not panels and not groups:
         raise ValueError("the report holds no pictures, no figures, no losses and no trim to draw")
@@ -252,6 +253,13 @@ def draw_cut_small(axes: Axes, per_module: dict[str, dict[str, int]]) -> None:
     draw_cut(axes, per_module, most=14)
     axes.set_title("")
     axes.set_title("Re-initialised, % of each module", fontsize=10, loc="right")
+
+
+def draw_edit(axes: Axes, per_layer: dict[str, float]) -> None:
+    """By how much the closed-form edit changed text layers; the most changed ones, in the model's order."""
+    shown = set(sorted(per_layer, key=per_layer.__getitem__, reverse=True)[:14])
+    draw_bars(axes, {name: 100 * value for name, value in per_layer.items() if name in shown})
+    axes.set_title("Edited, change in % of each layer's norm", fontsize=10, loc="right")
 
 
 def _tick(name: str, wanted: str) -> str:

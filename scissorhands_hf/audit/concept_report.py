@@ -71,7 +71,8 @@ class ConceptErasureReport(UnlearningReport):
     Args:
         concepts: what was erased.
         anchor: what was drawn towards in its place, if anything.
-        edit: of the closed-form edit, the "layers" and "weights" changed, and what each concept's prompts show "instead".
+        edit: of the closed-form edit, the "layers" and "weights" edited, the share of its norm by which each layer changed
+            ("per_layer"), and what each concept's prompts show "instead".
         measure: how it was measured: judge or "same-seed change", pictures per prompt, seed, sampler, steps, guidance.
         prompts: a score for each prompt.
         warnings: sentences on damage and on what could not be measured.

@@ -78,11 +78,15 @@ def draw_cut(axes: "Axes", per_module: dict[str, dict[str, int]], most: int = 24
     """Share of each module's weights that was re-initialised; the ``most`` cut modules, in the model's order."""
     shares = {name: 100 * row["trimmed"] / row["weights"] for name, row in per_module.items()}
     shown = set(sorted(shares, key=shares.get, reverse=True)[:most])
-    names = [name for name in per_module if name in shown]
-    axes.barh(range(len(names)), [shares[name] for name in names], color=COLOURS["unlearned"])
-    axes.set_yticks(range(len(names)), [_tail(name) for name in names], fontsize=6)
-    axes.invert_yaxis()
+    draw_bars(axes, {name: shares[name] for name in per_module if name in shown})
     axes.set_title("Re-initialised weights, % of each module", fontsize=10)
+
+
+def draw_bars(axes: "Axes", values: dict[str, float]) -> None:
+    """A bar for each module, the first one on top."""
+    axes.barh(range(len(values)), list(values.values()), color=COLOURS["unlearned"])
+    axes.set_yticks(range(len(values)), [_tail(name) for name in values], fontsize=6)
+    axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
 
 

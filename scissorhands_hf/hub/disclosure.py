@@ -50,6 +50,8 @@ def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
         for key in ("notes", "sets", "concepts", "anchor", "edit", "measure", "prompts", "warnings"):
             if report.get(key):
                 public[key] = report[key]
+        if "edit" in public:
+            public["edit"] = {key: value for key, value in public["edit"].items() if key != "per_layer"}
         return public
     concept = is_concept_report(report)
     public["settings"] = {

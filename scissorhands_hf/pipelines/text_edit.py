@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class TextEdit:
     def __init__(self, family: Family, args: ConceptErasureConfig):
         self.family, self.args = family, args
         self._edits: dict[tuple[str, ...], ClosedFormEdit] = {}
+        self.changes: dict[str, float] = {}
 
     @torch.no_grad()
     def gather(
@@ -116,11 +118,13 @@ class TextEdit:
         return [name for layers in self._edits for name in layers]
 
     def apply(self) -> None:
-        """Give every layer its edited weight, in place, one at a time."""
+        """Give every layer its edited weight, in place, one at a time; ``changes`` then has ‖W* − W‖ / ‖W‖ of each."""
         for layers, edit in self._edits.items():
             for name in layers:
                 weight = self._weight(name)
-                weight.data.copy_(edit.solve(weight.detach()))
+                edited = edit.solve(weight.detach())
+                self.changes[name] = ((edited - weight.detach()).norm() / weight.detach().norm()).item()
+                weight.data.copy_(edited)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -136,6 +140,7 @@ class TextEdit:
     def _weight(self, name: str) -> nn.Parameter:
         return self.family.denoiser.get_submodule(name).weight
 
-    def summary(self) -> dict[str, int]:
-        """How many layers were edited, and how many weights they have."""
-        return {"layers": len(self.layers), "weights": sum(self._weight(name).numel() for name in self.layers)}
+    def summary(self) -> dict[str, Any]:
+        """How many layers were edited, how many weights they have, and by how much each changed, as a share of its norm."""
+        weights = sum(self._weight(name).numel() for name in self.layers)
+        return {"layers": len(self.layers), "weights": weights, "per_layer": dict(self.changes)}

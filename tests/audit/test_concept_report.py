@@ -110,6 +110,8 @@ def test_the_plot_of_a_loaded_report_has_its_panels(tmp_path):
     assert np.asarray(Image.open(loaded).convert("L")).min() < 50
     only_pictures = make_report(metrics={}, trim={}, history=[], warnings=[], measure={})
     assert count(np.asarray(Image.open(only_pictures.plot(tmp_path / "c.png")).convert("RGB")), AFTER) > 5000
+    edited = make_report(metrics={}, trim={}, history=[], warnings=[], measure={}, edit={"per_layer": {"attn2.to_k": 0.1}})
+    assert Image.open(edited.plot(tmp_path / "e.png")).height > Image.open(tmp_path / "c.png").height
     with pytest.raises(ValueError, match="nothing|no pictures"):
         ConceptErasureReport(concepts=["dress"]).plot(tmp_path / "d.png")
     assert not (tmp_path / "d.png").exists()

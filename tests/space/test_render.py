@@ -53,6 +53,7 @@ def evil_report() -> ConceptErasureReport:
         lambda: render.attack_table(evil_report().prompts[:1], judged=True),
         lambda: render.settings_table({EVIL: EVIL}, {EVIL: 1.0}, {EVIL: EVIL}),
         lambda: render.cut_per_layer({EVIL: {"trimmed": 1, "weights": 2}}),
+        lambda: render.edit_per_layer({EVIL: 0.5}),
         lambda: render.metrics_table({EVIL: {EVIL: 1.0}}, {EVIL: 1.0}),
         lambda: render.confusion(np.ones((1, 1), dtype=int), [EVIL], EVIL, EVIL),
         lambda: render.pictures([(EVIL, [Image.new("RGB", (8, 8))], [])], (EVIL, EVIL)),
@@ -90,6 +91,19 @@ def test_bars_have_the_length_of_their_values():
     assert widths == [80.0, 20.0]
     unjudged = render.scores([PromptScore("a dress", "concept", None, 4, None, None, 0.5)])
     assert "No judge" in unjudged and "0.50" in unjudged
+
+
+def test_what_was_cut_and_edited_is_shown():
+    cut, edit = {"per_module": {"a": {"trimmed": 1, "weights": 2}}}, {"per_layer": {"b": 0.4, "c": 0.1}}
+    shown = {
+        (bool(trim), bool(edited)): render.changes_per_layer(ConceptErasureReport(trim=trim, edit=edited))
+        for trim in ({}, cut)
+        for edited in ({}, edit)
+    }
+    assert "No weight was re-initialised" in shown[False, False]
+    assert "What was cut" in shown[True, False] and "edited" not in shown[True, False]
+    assert "What was cut" not in shown[False, True] and "40 %" in shown[False, True] and "10 %" in shown[False, True]
+    assert "What was cut" in shown[True, True] and "What was edited" in shown[True, True]
 
 
 def test_verdict_has_only_what_was_measured():
