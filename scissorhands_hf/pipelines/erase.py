@@ -65,10 +65,10 @@ def erase_concept(
     r"""
     Remove a concept from a diffusers text-to-image pipeline, in place, with no data but what the pipeline draws itself.
 
-    The denoiser's weights that the concept depends on most are re-initialised (Scissorhands, arXiv:2401.06187). Its layers that
-    read text then get, in closed form, new answers to the concept's prompts, those of other prompts and beyond, and the rest
-    learns to live with that: for everything else to predict what it predicted before. Text encoders, autoencoder and scheduler
-    are not changed; the pipeline saves and loads as before.
+    The denoiser's weights that the concept depends on most are re-initialised where that is asked for (`trim_ratio`;
+    Scissorhands, arXiv:2401.06187). Its layers that read text then get, in closed form, new answers to the concept's prompts:
+    those of other prompts and beyond (after UCE, arXiv:2308.14761). Repair holds that, and for everything else what the
+    original predicted. Text encoders, autoencoder and scheduler are not changed; the pipeline saves and loads as before.
 
     Args:
         pipe (`DiffusionPipeline`):
