@@ -155,6 +155,7 @@ def build_prompts(
         choose_anchor: without an anchor, let the thing that the text encoder tells best from it stand in for an object.
     """
     subjects, looks = _generic(concepts, family)
+    others = [thing for thing in (*keep, *subjects) if not any(mentions(thing, gone) for gone in erased_before)]
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
     instead = {}
@@ -164,7 +165,7 @@ def build_prompts(
             other = anchor or ""
             own = {name: other} | _composed(name, other, subjects, family)
         else:
-            other = anchor or (_farthest(name, [*keep, *subjects], family) if choose_anchor else "")
+            other = anchor or (_farthest(name, others, family) if choose_anchor else "")
             texts = {template: fill(template, name, family) for template in CONCEPT_TEMPLATES}
             own = {text: (fill(t, other, family) or other) if other else "" for t, text in texts.items() if text is not None}
             if other:

@@ -127,6 +127,8 @@ def test_a_thing_gives_way_to_the_one_that_the_text_encoder_tells_best_from_it(f
     distances = {name: (states[0] - states[1 + i]).square().mean().item() for i, name in enumerate(known)}
     farthest = max(distances, key=distances.get)
     assert prompts.instead == {"dress": farthest}
+    later = build_prompts(["dress"], None, ["shoe"], [farthest], family, retain_count=4, seed=1, choose_anchor=True)
+    assert later.instead["dress"] in {*known} - {farthest}  # what was erased before is no picture to lead to
     edits = dict(prompts.edits)
     assert edits["a photo of a dress"] == f"a photo of a {farthest}"
     assert edits["a photo of a red dress"] == f"a photo of a red {farthest}"  # the look is kept
