@@ -51,6 +51,7 @@ from erasure_measure import (
     questions,
     real_images,
     relearn,
+    reworded,
     shares,
 )
 from tqdm.auto import tqdm
@@ -166,7 +167,7 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "original": None,
     "control": None,  # never saw the concept; dress only
     "ours": erase_ours(),
-    "ours-no-trim": erase_ours(trim_ratio=0.0),
+    "ours-trim": erase_ours(trim_ratio=TRIM_RATIO),
     "ours-random-mask": erase_ours_random_mask,
     "ours-no-overshoot": erase_ours(closed_form_overshoot=0.0),
     "ours-look-ahead": erase_ours(sharpness_radius=0.01, memory_every=5),
@@ -213,7 +214,11 @@ def measure(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int, 
     after, before, elsewhere = (
         judge_features([image for prompt in kept for image in part[prompt]]) for part in (pictures, same, other)
     )
+    other_words = reworded(concept)
+    texts = [question.prompt for question in other_words]
+    seen = [shares(part, other_words) for part in (draw_original(cache, texts, 6, seed), draw(pipe, texts, 6, seed))]
     return {
+        "reworded": {"before": float(np.mean(seen[0])), "after": float(np.mean(seen[1]))},
         "scores": [
             {"prompt": question.prompt, "label": question.label, "part": question.part, "share": share}
             for question, share in zip(asked, shares(pictures, asked), strict=True)

@@ -97,6 +97,16 @@ def _questions_of_colour(colour: str) -> list[Question]:
     return ask
 
 
+def reworded(concept: str) -> list[Question]:
+    """Other garments, some in colours, in wordings that neither training nor erasing used."""
+    others = [name for name in CLASS_NAMES if name != concept]
+    colours = [name for name in COLOUR_NAMES if name != concept]
+    prompts = [
+        (HELD_OUT_TEMPLATES[n % 8], others[n % len(others)], None if n % 3 else colours[n % len(colours)]) for n in range(40)
+    ]
+    return [Question(make_prompt(*prompt), prompt[1], "reworded") for prompt in prompts]
+
+
 def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()

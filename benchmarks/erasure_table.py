@@ -19,7 +19,7 @@ ORDER = (
     "original",
     "control",
     "ours",
-    "ours-no-trim",
+    "ours-trim",
     "ours-random-mask",
     "ours-no-overshoot",
     "ours-look-ahead",
@@ -33,6 +33,9 @@ COLUMNS: dict[str, Callable[[Result, Result], float | None]] = {
     "paraphrases after": lambda result, original: mean_share(result, "paraphrase"),
     "kept, mean drop": lambda result, original: float(np.mean(drops(result, original))),
     "kept, worst drop": lambda result, original: max(drops(result, original)),
+    "kept in other words, drop": lambda result, original: (
+        result["reworded"]["before"] - result["reworded"]["after"] if "reworded" in result else None
+    ),
     "loss on kept, %": lambda result, original: 100 * (result["kept_loss"] / original["kept_loss"] - 1),
     "feature distance": lambda result, original: distance_ratio(result, "after_to_other_seed"),
     "same seeds": lambda result, original: distance_ratio(result, "after_to_same_seed"),

@@ -91,4 +91,6 @@ def draw_bars(axes: "Axes", values: dict[str, float]) -> None:
 
 
 def _tail(name: str, length: int = 34) -> str:
+    # What all of a pipeline's names have in the middle leaves no room for where in the model they are.
+    name = name.replace(".attentions.", ".").replace(".transformer_blocks.", ".")
     return name if len(name) <= length else "…" + name[-length:]

@@ -77,8 +77,8 @@ def erase_concept(
             What to erase, in words that prompts use: "dress", "in the style of Monet".
         anchor (`str`, *optional*):
             What the concept's prompts should show instead. It must not contain the concept ("clothing" keeps "dress" alive).
-            Default: nothing in particular for looks (a colour, a style); for things, the everyday thing that the text encoder
-            tells best from the concept. `report.edit` says which.
+            Default: nothing in particular for looks (a colour, a style); for things, an everyday thing that is not far
+            from it to the text encoder. `report.edit` says which.
         keep (`list[str]`, *optional*):
             Neighbours that matter most; everyday things and looks that the pipeline's tokenizer knows are kept in any case.
         forget_images, retain_images (list of PIL images or paths, folder, or `datasets.Dataset`, *optional*):

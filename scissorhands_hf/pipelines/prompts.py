@@ -58,7 +58,7 @@ LOOKS = (
     *GENERIC_LOOKS, "pink", "brown", "grey", "gray", "golden", "silver", "big", "large", "new", "young", "dark", "bright",
     "shiny", "striped", "wooden", "vintage", "modern", "abstract", "blurry",
 )  # fmt: skip
-MOST_MIXED_TEXTS = 400
+MOST_TEXTS = 800
 EMPTY_SHARE = 0.15  # of the retain prompts: guidance leans on what the model draws without words
 _MASS_OR_PLURAL = ("trousers", "jeans", "bread", "wine", "glass")
 
@@ -152,7 +152,7 @@ def build_prompts(
         family: of the pipeline, for the words that its tokenizer knows.
         retain_count: prompts to keep, one for each retain picture.
         seed: of their choice.
-        choose_anchor: without an anchor, let the thing that the text encoder tells best from it stand in for an object.
+        choose_anchor: without an anchor, let a related thing stand in for an object.
     """
     subjects, looks = _generic(concepts, family)
     others = [thing for thing in (*keep, *subjects) if not any(mentions(thing, gone) for gone in erased_before)]
@@ -165,7 +165,7 @@ def build_prompts(
             other = anchor or ""
             own = {name: other} | _composed(name, other, subjects, family)
         else:
-            other = anchor or (_farthest(name, others, family) if choose_anchor else "")
+            other = anchor or (_stand_in(name, others, family) if choose_anchor else "")
             texts = {template: fill(template, name, family) for template in CONCEPT_TEMPLATES}
             own = {text: (fill(t, other, family) or other) if other else "" for t, text in texts.items() if text is not None}
             if other:
@@ -201,7 +201,7 @@ def build_prompts(
         anchors=list(changes.values()),
         edits=list(edits.items()),
         retain=retain,
-        kept_texts=_kept_texts(keep, subjects, looks, retain, chance),
+        kept_texts=_kept_texts(keep, subjects, looks, templates, retain, family, chance),
         report=_report_prompts(concepts, keep, subjects, looks, family),
     )
 
@@ -256,25 +256,38 @@ def _composed(look: str, other: str, subjects: Sequence[str], family: Family) ->
     }
 
 
-def _farthest(name: str, things: Sequence[str], family: Family) -> str:
-    """The thing whose prompt the text encoder tells best from the concept's, in mean squared distance; "" without any."""
+def _stand_in(name: str, things: Sequence[str], family: Family) -> str:
+    """The thing that ends the nearest quarter, by mean squared distance of the text encoder's states; "" without any things.
+
+    The nearest ones may be other words for the concept. The farther the way, the more the edit changes of the directions that
+    wordings of other things go in which no prompt to keep was at hand for.
+    """
     if not things:
         return ""
     names = [name, *dict.fromkeys(things)]
     parts = [family.encode_prompts([_photo(n) for n in names[i : i + 16]]) for i in range(0, len(names), 16)]
     states = torch.cat([part["encoder_hidden_states"].float() for part in parts])
-    return names[1 + int((states[1:] - states[:1]).square().flatten(1).mean(1).argmax())]
+    order = (states[1:] - states[:1]).square().flatten(1).mean(1).argsort().tolist()
+    return names[1 + order[len(order) // 4]]
 
 
 def _kept_texts(
-    keep: Sequence[str], subjects: Sequence[str], looks: Sequence[str], retain: Sequence[str], chance: random.Random
+    keep: Sequence[str],
+    subjects: Sequence[str],
+    looks: Sequence[str],
+    templates: Sequence[str],
+    retain: Sequence[str],
+    family: Family,
+    chance: random.Random,
 ) -> list[str]:
-    """Everything that is kept, by its bare name and in a sentence, alone and in looks, and the prompts of retain pictures."""
+    """Everything that is kept, by its bare name and in sentences, alone and in looks, and the prompts of retain pictures."""
     things = [*keep, *subjects]
     plain = [text for name in things for text in (name, _photo(name))]
-    mixed = [_photo(f"{look} {name}") for name in things for look in looks]
-    mixed = chance.sample(mixed, min(len(mixed), MOST_MIXED_TEXTS))
-    return list(dict.fromkeys(["", *looks, *plain, *mixed, *retain]))
+    # Other things would go with the concept in wordings and looks that are not here.
+    mixed = [name for thing in things for name in (thing, *(f"{look} {thing}" for look in looks))]
+    worded = [(template, name) for name in mixed for template in templates]
+    some = [fill(template, name, family) for template, name in chance.sample(worded, min(len(worded), MOST_TEXTS))]
+    return list(dict.fromkeys(["", *looks, *plain, *map(_photo, mixed[:MOST_TEXTS]), *filter(None, some), *retain]))
 
 
 def _known_templates(family: Family) -> list[str]:
