@@ -17,8 +17,8 @@ from torch import Tensor
 
 class ClosedFormEdit:
     r"""
-    Sums over inputs, from which the weights of all layers that read these inputs are solved. Two matrices of (width, width) are
-    kept, however many inputs there are.
+    Sums over inputs, from which the weights of all layers that read these inputs are solved. Three matrices of (width, width)
+    are kept, however many inputs there are.
 
     Args:
         width: of the inputs.

@@ -72,7 +72,7 @@ class ConceptPrompts:
         concepts, anchor: as the user named them.
         instead: what pictures are to show in the place of each concept; "" for nothing in particular.
         forget, anchors: prompts to change, and what each is redirected to.
-        edits: prompts and those whose answer text layers are to give instead; a superset of the former.
+        edits: prompts and those whose answer text layers are to give instead.
         retain: prompts to keep, one for each retain picture.
         kept_texts: prompts whose answers text layers are to keep.
         report: prompt, group and label of what only the report draws.
