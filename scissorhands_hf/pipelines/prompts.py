@@ -58,6 +58,7 @@ LOOKS = (
     *GENERIC_LOOKS, "pink", "brown", "grey", "gray", "golden", "silver", "big", "large", "new", "young", "dark", "bright",
     "shiny", "striped", "wooden", "vintage", "modern", "abstract", "blurry",
 )  # fmt: skip
+LOOK_TEMPLATES = ("{}", "a photo of {one}")
 MOST_TEXTS = 800
 EMPTY_SHARE = 0.15  # of the retain prompts: guidance leans on what the model draws without words
 _MASS_OR_PLURAL = ("trousers", "jeans", "bread", "wine", "glass")
@@ -163,7 +164,7 @@ def build_prompts(
         coloured: dict[str, str] = {}
         if is_look(name):
             other = anchor or ""
-            own = {name: other} | _composed(name, other, subjects, family)
+            own = {name: other} | _composed(name, other, subjects)
         else:
             other = anchor or (_stand_in(name, others, family) if choose_anchor else "")
             texts = {template: fill(template, name, family) for template in CONCEPT_TEMPLATES}
@@ -192,7 +193,10 @@ def build_prompts(
         name = pool[(number // 2) % len(pool)] if pool is wanted else chance.choice(pool)
         if pool is subjects and looks and chance.random() < 0.5:
             name = f"{chance.choice(looks)} {name}"
-        retain.append(fill(chance.choice(templates), name, family) or name)
+        if is_look(name) and subjects:
+            retain.append(_look_prompt(chance.choice(LOOK_TEMPLATES), chance.choice(subjects), name))
+        else:
+            retain.append(fill(chance.choice(templates), name, family) or name)
     return ConceptPrompts(
         concepts=list(concepts),
         anchor=anchor,
@@ -239,21 +243,23 @@ def _generic(concepts: Sequence[str], family: Family) -> tuple[list[str], list[s
     return usable(GENERIC_SUBJECTS), usable(GENERIC_LOOKS)
 
 
-def _composed(look: str, other: str, subjects: Sequence[str], family: Family) -> dict[str, str]:
+def _composed(look: str, other: str, subjects: Sequence[str]) -> dict[str, str]:
     """Prompts for things that look like it, and for the same things with the other look, or none."""
 
-    def prompt(template: str, subject: str, look: str) -> str:
-        if look.casefold().startswith(("in ", "by ", "with ")):
-            return f"{fill(template, subject)} {look}"
-        if "style" in look.casefold():
-            return f"{fill(template, subject)}, {look}"
-        return template.format(f"{look} {subject}".strip(), one=_with_article(f"{look} {subject}".strip()))
-
     return {
-        prompt(template, subject, look): prompt(template, subject, other) if other else fill(template, subject) or subject
+        _look_prompt(template, subject, look): _look_prompt(template, subject, other)
         for subject in subjects
-        for template in ("{}", "a photo of {one}")
+        for template in LOOK_TEMPLATES
     }
+
+
+def _look_prompt(template: str, subject: str, look: str) -> str:
+    """The subject with the look, if any, where sentences name such a look."""
+    if look.casefold().startswith(("in ", "by ", "with ")):
+        return f"{fill(template, subject)} {look}"
+    if "style" in look.casefold():
+        return f"{fill(template, subject)}, {look}"
+    return fill(template, f"{look} {subject}".strip())
 
 
 def _stand_in(name: str, things: Sequence[str], family: Family) -> str:
@@ -281,13 +287,19 @@ def _kept_texts(
     chance: random.Random,
 ) -> list[str]:
     """Everything that is kept, by its bare name and in sentences, alone and in looks, and the prompts of retain pictures."""
-    things = [*keep, *subjects]
+    things = [*(name for name in keep if not is_look(name)), *subjects]
+    kept_looks = [name for name in keep if is_look(name)]
     plain = [text for name in things for text in (name, _photo(name))]
     # Other things would go with the concept in wordings and looks that are not here.
     mixed = [name for thing in things for name in (thing, *(f"{look} {thing}" for look in looks))]
     worded = [(template, name) for name in mixed for template in templates]
     some = [fill(template, name, family) for template, name in chance.sample(worded, min(len(worded), MOST_TEXTS))]
-    return list(dict.fromkeys(["", *looks, *plain, *map(_photo, mixed[:MOST_TEXTS]), *filter(None, some), *retain]))
+    looking = [_look_prompt(template, name, look) for look in kept_looks for name in things for template in LOOK_TEMPLATES]
+    return list(
+        dict.fromkeys(
+            ["", *looks, *plain, *kept_looks, *looking, *map(_photo, mixed[:MOST_TEXTS]), *filter(None, some), *retain]
+        )
+    )
 
 
 def _known_templates(family: Family) -> list[str]:
@@ -304,7 +316,9 @@ def _report_prompts(
         rows += [(_photo(name), "concept", name)]
         texts = [fill(template, name, family) for template in PARAPHRASE_TEMPLATES]
         rows += [(text, "paraphrase", name) for text in texts if text]
-    rows += [(_photo(name), "kept", name) for name in keep[:8]]
+    for name in keep[:8]:
+        look = is_look(name) and subjects
+        rows.append((_look_prompt("a photo of {one}", subjects[0], name) if look else _photo(name), "kept", name))
     for number, name in enumerate(_spread(subjects, 6 if not keep else 2)):
         rows.append((_photo(name), "kept" if not keep else "neighbour", name))
         if looks and number % 2:

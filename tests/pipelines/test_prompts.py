@@ -158,6 +158,15 @@ def test_styles_are_named_where_sentences_name_them(family, look, text, without)
     assert dict(build_prompts([look], None, [], [], family, retain_count=4, seed=1).edits)[text] == without
 
 
+def test_a_look_to_keep_is_kept_on_things(family):
+    prompts = build_prompts(["red"], None, ["in the style of Degas"], [], family, retain_count=40, seed=1)
+    on_a_coat = "a photo of a coat in the style of Degas"
+    assert on_a_coat in prompts.kept_texts and "in the style of Degas" in prompts.kept_texts
+    asked = [text for text in (*prompts.retain, *prompts.kept_texts, *(row[0] for row in prompts.report)) if "Degas" in text]
+    assert any("Degas" in text for text in prompts.retain) and not any(" an in the" in text for text in asked)
+    assert [row for row in prompts.report if row[2] == "in the style of Degas"][0][0].endswith("in the style of Degas")
+
+
 @pytest.mark.parametrize("name", ["dress", "stylist", "red dress", "Monet"])
 def test_things_are_no_looks(name):
     assert not is_look(name)
