@@ -142,6 +142,7 @@ def test_erasing_leaves_a_pipeline_that_stock_diffusers_loads(erased):
         "load",
         "before",
         "pictures",
+        "prompts",
         "targets",
         "sensitivity",
         "repair",
