@@ -33,10 +33,15 @@ QUICK = (
 
 
 def start(*words: str, cwd: Path) -> subprocess.Popen:
+    def hear_interrupts() -> None:
+        # What was started in the background of a script ignores them, and so do its children.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
-        [sys.executable, *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+        [sys.executable, *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=hear_interrupts,
+    )  # fmt: skip
 
 
 def run(*words: str, cwd: Path, code: int = 0) -> tuple[str, str]:
