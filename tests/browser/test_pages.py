@@ -61,7 +61,7 @@ def test_erase_compare_and_publish_while_another_visitor_waits(visit):
     owner.page.wait_for_function("document.querySelectorAll('#kept-pictures img').length > 8")
     assert pictures(owner, "#concept-pictures") >= 16 and pictures(owner, "#kept-pictures") >= 16
     assert "should fall to 0" in owner.page.locator("#erase-scores").inner_text()
-    assert "weights were set back" in owner.page.locator("#erase-cut").inner_text()
+    assert "now answer the concept's words otherwise" in owner.page.locator("#erase-cut").inner_text()
     owner.screenshot("erase-done")
     owner.screenshot("readme", height=1560)  # examples/samples/space.png is a copy of it
 
