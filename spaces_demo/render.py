@@ -329,8 +329,9 @@ OWN_COMPUTER = (
 HEADER = """
 <div class="sh-head">
 <h1>Make an image model forget</h1>
-<p>Name something the model can draw. <b>Scissorhands</b> finds the weights that it hangs on, cuts them, and repairs the rest,
-so that the concept is gone and everything else stays. Then look at the proof: the same prompts and seeds, before and after.</p>
+<p>Name something the model can draw. Its words are led elsewhere, the weights it hangs on are cut if you ask for that, and the
+rest is repaired, so that the concept is gone and everything else stays. Then look at the proof: the same prompts and seeds,
+before and after.</p>
 <ol><li><b>Erase</b> a concept</li><li><b>Compare</b> and attack the result</li>
 <li><b>Publish</b> it with a measured card</li></ol>
 </div>
