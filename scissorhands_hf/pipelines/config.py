@@ -50,7 +50,7 @@ class ConceptErasureConfig(ScissorhandsConfig):
         closed_form_overshoot (`float`, defaults to 1):
             α ≥ 0 of the objective `"closed_form"`: how far beyond the anchor's answers the text layers' new answers lie, in
             units of the distance between the concept's and the anchor's. 0: the anchor's answers (UCE, arXiv:2308.14761), which
-            are unlearned soon; much more than 1: pictures of the concept's prompts become noise.
+            are relearned soon; much more than 1: pictures of the concept's prompts become noise.
         closed_form_keep_weight (`float`, defaults to 20):
             κ ≥ 0: weight of the prompts to keep against those to edit.
         closed_form_ridge (`float`, defaults to 1e-4):
