@@ -26,13 +26,16 @@ class ClosedFormEdit:
         keep_weight: κ ≥ 0, of the inputs to keep against those to edit.
         ridge: λ > 0 in units of the mean square of the edited inputs' elements; holds directions that no input has.
         device: where sums are kept and solved, in float64 (float32 on devices without it).
+
+    Attributes:
+        edits: inputs to edit that were added.
     """
 
     def __init__(self, width: int, overshoot: float, keep_weight: float, ridge: float, device: torch.device | str = "cpu"):
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self.overshoot, self.keep_weight, self.ridge = overshoot, keep_weight, ridge
         self._cross, self._edited, self._kept = (torch.zeros(width, width, dtype=dtype, device=device) for _ in range(3))
-        self._edits = self._keeps = 0
+        self.edits = self._keeps = 0
 
     @torch.no_grad()
     def add_edit(self, old: Tensor, new: Tensor) -> None:
@@ -40,7 +43,7 @@ class ClosedFormEdit:
         old, new = old.to(self._edited), new.to(self._edited)
         self._cross += ((1 + self.overshoot) * new - self.overshoot * old).T @ old
         self._edited += old.T @ old
-        self._edits += len(old)
+        self.edits += len(old)
 
     @torch.no_grad()
     def add_kept(self, inputs: Tensor) -> None:
@@ -56,11 +59,11 @@ class ClosedFormEdit:
         Raises:
             ValueError: no edit was added.
         """
-        if not self._edits:
+        if not self.edits:
             raise ValueError("nothing to edit: call add_edit first")
-        edited = self._edited / self._edits
+        edited = self._edited / self.edits
         base = self.keep_weight * self._kept / max(1, self._keeps)
         base += self.ridge * edited.diagonal().mean() * torch.eye(len(edited), dtype=base.dtype, device=base.device)
         # W* = W R A⁻¹ with A symmetric, so A W*ᵀ = Rᵀ Wᵀ.
-        answers = weight.to(base) @ (self._cross / self._edits + base)
+        answers = weight.to(base) @ (self._cross / self.edits + base)
         return torch.linalg.solve(edited + base, answers.T).T.to(weight)

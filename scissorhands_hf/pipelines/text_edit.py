@@ -64,6 +64,9 @@ class TextEdit:
             kept: prompts whose answers are to stay.
             latents: (any number, *latent shape), of the size that pictures have.
             on_prompt: called with prompts done and in all.
+
+        Raises:
+            ValueError: the text encoders read the prompts of every edit alike, so that there is nothing to edit.
         """
         total, done = len(edits) + len(kept), 0
         with tqdm(total=total, desc="Prompts", disable=self.args.disable_tqdm) as bar:
@@ -87,6 +90,14 @@ class TextEdit:
                     everywhere = part.inputs.flatten(0, 1)
                     self._of(part).add_kept(everywhere if part.read is None else everywhere[part.read.flatten()])
                 tell(len(chunk))
+        # A layer whose inputs do not tell the prompts apart has nothing to answer differently.
+        self._edits = {layers: edit for layers, edit in self._edits.items() if edit.edits}
+        if not self._edits:
+            old, new = edits[0]
+            raise ValueError(
+                f"the text encoder reads {old!r} and {new!r} alike, so the one cannot be answered as the other. Choose another "
+                "anchor, or write the concept in words that the pipeline's tokenizer knows."
+            )
 
     def _inputs(self, prompts: Sequence[str], latents: Tensor) -> list[TextInputs]:
         return self.family.text_inputs(self.family.encode_prompts(list(prompts)), latents)

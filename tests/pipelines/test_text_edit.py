@@ -109,6 +109,45 @@ def test_the_overshoot_goes_as_far_again_beyond_the_other():
     torch.testing.assert_close(beyond, 2 * new - old, atol=1e-3, rtol=1e-2)
 
 
+def test_layers_that_cannot_tell_the_prompts_apart_are_left_alone():
+    family = family_of(TINY["sdxl"][0]())
+    pooled = family.pipe.text_encoder_2.text_projection.weight
+    with torch.no_grad():
+        pooled.zero_()  # the summary of every prompt is the same
+    edit = text_edit(family)
+    edit.gather([("dress", "coat")], ["bag"], noise_of(family, 1)[0])
+    assert edit.layers and not any("add_embedding" in name for name in edit.layers)
+
+
+def test_a_concept_that_is_read_as_its_anchor_is_refused():
+    pipe = tiny_stable_diffusion()
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight.zero_()
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    with pytest.raises(ValueError, match="reads 'dress' and 'coat' alike.*another anchor"):
+        erase_concept(pipe, "dress", anchor="coat", **QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(("old", "new"), [("a photo of a dress", "a photo of a red coat"), ("a red dress", "a dress")])
+def test_places_that_belong_together_hold_the_same_words_around_the_concept(family, old, new):
+    """Tokenized and padded as the pipelines do it: outside the words that differ, a token is answered by its like."""
+    segments, texts = family._text_segments(), [family._text_as_read(text) for text in (old, new)]
+    tokens: list[list[int]] = [[], []]
+    for tokenizer, start, length in segments:
+        for row, text in zip(tokens, texts, strict=True):
+            assert len(row) == start
+            row += tokenizer(text, padding="max_length", truncation=True, max_length=length).input_ids
+    places = family.encode_prompts([old])["encoder_hidden_states"].shape[1]
+    read = len(tokens[0])
+    assert read == places or getattr(family.pipe, "text_encoder_3", "") is None  # places of a T5 that is not there are zeros
+    pairs = family.matching_places(old, new)
+    other = [pair for pair in pairs if tokens[0][pair[0]] != tokens[1][pair[1]]]
+    assert 1 <= len(other) <= len(segments) and any(a != b for a, b in pairs)
+    # Nearly every place has its counterpart: what the longer prompt pushes out of the padding has none.
+    assert len(pairs) >= read - 2 * len(segments)
+
+
 def test_what_was_applied_is_taken_back_bit_for_bit(family):
     before = {name: value.clone() for name, value in family.denoiser.state_dict().items()}
     edit = text_edit(family)
@@ -129,7 +168,7 @@ def test_padding_that_a_transformer_does_not_look_at_is_not_edited():
     edit = text_edit(family)
     edit.gather([("a dress", "a coat")], [], noise_of(family, 1)[0])
     (one,) = edit._edits.values()
-    assert one._edits == 3  # "a" is read in the light of the word after it, and the end of text
+    assert one.edits == 3  # "a" is read in the light of the word after it, and the end of text
 
 
 @pytest.mark.parametrize(
