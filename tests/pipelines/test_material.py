@@ -74,9 +74,11 @@ def test_closed_form_targets_are_what_the_edited_layers_make_of_the_original():
         own = stock_unet(pipe, batch, [text_of[row] for row in batch["prompt"].tolist()])
         return (own - batch["target"]).abs().max().item()
 
-    assert max(map(distances, (retain, retain_eval))) < 1e-5 < min(map(distances, (forget, forget_eval)))
+    asked = distances(forget)
+    assert max(map(distances, (retain, retain_eval))) < 1e-5 < min(asked, distances(forget_eval))
     material.edit.apply()
     assert max(map(distances, (forget, forget_eval))) < 1e-5
+    assert distances(retain) < 0.5 * asked  # the prompts to keep had their part in the edit
 
 
 def test_examples_repeat_exactly_and_held_out_ones_are_others():
