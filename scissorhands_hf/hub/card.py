@@ -1,5 +1,6 @@
 """Renders the card from the report of a run: nothing is on it that the report does not hold."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -18,10 +19,6 @@ from .text import Safe, code, finalize, number, prose
 
 
 PLOT_NAME = "unlearning.png"
-_METHOD = Safe(
-    "Scissorhands ([arXiv:2401.06187](https://arxiv.org/abs/2401.06187)): the weights that the forget set depends on most were "
-    "re-initialised once, then the model was repaired on what it is to keep."
-)
 
 
 @cache
@@ -62,7 +59,7 @@ def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = Non
         fp16_variant=info.fp16_variant,
         how=_how(info, public),
         limits=limits(info, public),
-        method=_METHOD,
+        method=_method(info.reports or [report]),
         settings=_settings(public),
         cut=_cut(public),
         seconds=_listing(public.get("seconds", {})),
@@ -222,6 +219,22 @@ def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _method(reports: Sequence[dict[str, Any]]) -> Safe:
+    """What was done in any of the runs, of all that the method may hold."""
+    cut = any(report.get("trim", {}).get("trimmed") for report in reports)
+    steps = []
+    if cut:
+        steps.append("the weights that the forget set depends on most were re-initialised once")
+    if any(report.get("settings", {}).get("forget_objective") == "closed_form" for report in reports):
+        steps.append(
+            "the layers that read prompts were solved for in closed form, to answer what was removed as something else and "
+            "beyond (after [arXiv:2308.14761](https://arxiv.org/abs/2308.14761))"
+        )
+    steps.append("the model was repaired on what it is to keep")
+    uncut = "" if cut else ", without its re-initialisation of weights"
+    return Safe(f"Scissorhands ([arXiv:2401.06187](https://arxiv.org/abs/2401.06187)){uncut}: {', then '.join(steps)}.")
 
 
 def _cut(public: dict[str, Any]) -> Safe | None:

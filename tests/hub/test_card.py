@@ -141,6 +141,27 @@ def test_every_number_is_from_the_report(disclose: str) -> None:
     assert ("cifar10-random-10" in cards[0]) == (disclose != "none")
 
 
+@pytest.mark.parametrize("disclose", ["full", "summary", "none"])
+def test_the_method_is_what_was_done(disclose: str) -> None:
+    """A card does not say that weights were re-initialised, or layers solved for, where none were."""
+    info = CardInfo("diffusers", "StableDiffusionPipeline", "DiffusionPipeline", disclose=disclose)
+    edit = {"layers": 2, "weights": 80, "per_layer": {"attn2.to_k": 4.0}, "instead": ["trousers"]}
+    closed_form = {"settings": {"forget_objective": "closed_form"}, "edit": edit, "anchor": None}
+    uncut = {"trim": {"threshold": None, "candidates": 0, "trimmed": 0}}
+    for changes in ({}, uncut, closed_form, closed_form | uncut):
+        report = concept_report("dress", "a dress", **changes)
+        info.reports = [report]
+        card = str(build_card(info, report))
+        assert ("were re-initialised once" in card) == ("trim" not in changes)
+        assert ("without its re-initialisation" in card) == ("trim" in changes)
+        assert ("solved for in closed form" in card) == ("edit" in changes)
+        assert ("`dress`, led to `trousers`." in card) == ("edit" in changes and disclose == "full")
+        assert ("trousers" in json.dumps(redact(report, disclose))) == ("edit" in changes and disclose == "full")
+        assert "per_layer" not in json.dumps(redact(report, disclose))
+    info.reports = [concept_report("coat", "a coat"), report]  # an earlier run did cut
+    assert "were re-initialised once" in str(build_card(info, report))
+
+
 def test_a_summary_keeps_counts_and_drops_words() -> None:
     report = concept_report("Ms Jones", "a photo of Ms Jones", settings={"concept": "Ms Jones", "lr": 0.1, "recipe": "jones"})
     for disclose in ("summary", "none"):
