@@ -31,7 +31,7 @@ STAGE_NAMES = {
     "pictures": "Draw pictures to learn from",
     "prompts": "Read the prompts",
     "targets": "Work out the targets",
-    "sensitivity": "Find and cut the weights",
+    "sensitivity": "Cut and edit weights",
     "repair": "Repair",
     "report": "Draw and compare",
     "drawing": "Draw",
