@@ -32,7 +32,7 @@ from stages import MODELS, RATIO, STAGES, Workload, concatenated_threshold, meas
 from tqdm import tqdm
 
 from scissorhands_hf.core import connection_sensitivity, exact_threshold, trim_weights
-from scissorhands_hf.scopes import default_reinit_scope
+from scissorhands_hf.trainer.scopes import default_reinit_scope
 
 
 LAMBDA = 0.05

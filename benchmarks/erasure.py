@@ -56,8 +56,9 @@ from erasure_measure import (
 )
 from tqdm.auto import tqdm
 
-from scissorhands_hf import erase_concept, trimming
-from scissorhands_hf.pipelines.prompts import CONCEPT_TEMPLATES, fill
+from scissorhands_hf import erase_concept
+from scissorhands_hf.core import trim as trimming
+from scissorhands_hf.erasure.prompts import CONCEPT_TEMPLATES, fill
 
 
 # Best of the settings that were tried, see the README.

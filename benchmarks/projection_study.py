@@ -20,8 +20,8 @@ from erasure_measure import SAMPLING, load_pipeline
 from transformers import TrainerCallback
 
 from scissorhands_hf import erase_concept
-from scissorhands_hf.pipelines import erase as erase_module
-from scissorhands_hf.pipelines.concept_trainer import ConceptErasureTrainer
+from scissorhands_hf.erasure import erase as erase_module
+from scissorhands_hf.erasure.erasure_trainer import ConceptErasureTrainer
 
 
 class Watch(TrainerCallback):

@@ -25,9 +25,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer, UnlearningReport
 from scissorhands_hf.audit import unlearning_metrics
-from scissorhands_hf.audit.metrics import METRICS
-from scissorhands_hf.audit.plot import draw_metrics
-from scissorhands_hf.classification import split_forget_retain
+from scissorhands_hf.report.figures import METRICS
+from scissorhands_hf.report.plots import draw_metrics
+from scissorhands_hf.trainer.classification import split_forget_retain
 
 
 EPOCHS = 20

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
 
 from scissorhands_hf import ScissorhandsConfig
-from scissorhands_hf.classification import image_inputs, load_examples, split_forget_retain, unlearn_classifier
+from scissorhands_hf.trainer.classification import image_inputs, load_examples, split_forget_retain, unlearn_classifier
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
 
 from scissorhands_hf import ScissorhandsConfig
-from scissorhands_hf.classification import load_examples, split_forget_retain, text_inputs, unlearn_classifier
+from scissorhands_hf.trainer.classification import load_examples, split_forget_retain, text_inputs, unlearn_classifier
 
 
 @dataclass

@@ -19,7 +19,7 @@ from spaces_demo.jobs import Status
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from scissorhands_hf.audit.concept_report import ConceptErasureReport, PromptScore
+    from scissorhands_hf.report.concept_report import ConceptErasureReport, PromptScore
     from spaces_demo.publish import Pushed
 
 
@@ -178,7 +178,7 @@ def cut_per_layer(per_module: Mapping[str, Mapping[str, int]]) -> str:
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]], gaps: Mapping[str, float] | None = None) -> str:
     """A row for each model, a column for each figure, and what the figures mean."""
-    from scissorhands_hf.audit.metrics import METRICS
+    from scissorhands_hf.report.figures import METRICS
 
     names = list(dict.fromkeys(name for figures in metrics.values() for name in figures))
     head = "".join(f"<th>{escape(name)}</th>" for name in names) + ("<th>avg. gap</th>" if gaps else "")

@@ -21,7 +21,7 @@ from spaces_demo.models import PipelineCache, Source, give_memory_back, load_pip
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from scissorhands_hf.audit.concept_report import ConceptErasureReport, PromptScore
+    from scissorhands_hf.report.concept_report import ConceptErasureReport, PromptScore
 
 # Stages with the share of the time that each usually takes on the shipped pipeline; every finished run corrects it.
 ERASE_STAGES = {
@@ -92,7 +92,7 @@ def import_libraries() -> None:
 def recipe_names() -> list[str]:
     """Recipes for diffusion pipelines, those of the paper's reference last."""
     import_libraries()
-    from scissorhands_hf.recipes import RECIPES
+    from scissorhands_hf.trainer.recipes import RECIPES
 
     names = [name for name, settings in RECIPES.items() if settings.get("forget_objective") is not None]
     return sorted(names, key=lambda name: name.startswith("stable-diffusion"))
@@ -111,7 +111,7 @@ ATTACK_TEMPLATES = (
 
 def paraphrases(concept: str) -> list[str]:
     """Wordings of a concept that its erasure did not train on."""
-    from scissorhands_hf.pipelines.prompts import PARAPHRASE_TEMPLATES, fill
+    from scissorhands_hf.erasure.prompts import PARAPHRASE_TEMPLATES, fill
 
     texts = [fill(template, concept) for template in (*PARAPHRASE_TEMPLATES, *ATTACK_TEMPLATES)]
     return list(dict.fromkeys(text for text in texts if text))
@@ -137,7 +137,7 @@ def _erase(folder: Path, source: Source, settings: EraseSettings, tell: Callable
 
     from scissorhands_hf import erase_concept
     from scissorhands_hf.hub import save_pipeline
-    from scissorhands_hf.monitoring import UnlearningDivergedError
+    from scissorhands_hf.trainer.monitoring import UnlearningDivergedError
 
     tell(Progress("load", 0, 1))
     pipe = load_pipeline(source.folder)
@@ -186,7 +186,7 @@ def draw_events(
     """Draw prompts with the original and the unlearned pipeline and score them; the result: pictures of both, and scores."""
 
     def task(tell: Callable[[ProgressLike], None]) -> tuple[dict, dict, list[PromptScore]]:
-        from scissorhands_hf.audit.concept_audit import AuditPrompt, compare_pictures, draw_pictures
+        from scissorhands_hf.audit.probes import AuditPrompt, compare_pictures, draw_pictures
 
         total, pictures = 2 * len(prompts) * images, []
         for number, place in enumerate((source.folder, folder)):

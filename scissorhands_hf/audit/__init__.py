@@ -1,23 +1,14 @@
-"""Measure what a model has forgotten and what it kept, and report it."""
+"""Measure what a model has forgotten and what it kept."""
 
-from .concept_audit import AuditPrompt, audit_metrics, compare_pictures, draw_pictures
-from .concept_report import ConceptErasureReport, PromptScore
-from .judges import Judge, load_judge
-from .metrics import average_gap, membership_attack, unlearning_metrics
-from .report import UnlearningReport
+import lazy_loader
+
+from ..report.unlearning_report import UnlearningReport
 
 
-__all__ = [
-    "AuditPrompt",
-    "ConceptErasureReport",
-    "Judge",
-    "PromptScore",
-    "UnlearningReport",
-    "audit_metrics",
-    "average_gap",
-    "compare_pictures",
-    "draw_pictures",
-    "load_judge",
-    "membership_attack",
-    "unlearning_metrics",
-]
+_getattr, _dir, _all = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = _getattr
+__all__ = [*_all, "UnlearningReport"]
+
+
+def __dir__() -> list[str]:
+    return __all__

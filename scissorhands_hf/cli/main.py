@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_debug_option(parser)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f".{name}", __package__).add_parser(subparsers)
+        importlib.import_module(f".{name}_command", __package__).add_parser(subparsers)
     return parser
 
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("scissorhands_hf").setLevel(logging.INFO)
     try:
-        return importlib.import_module(f".{args.command}", __package__).run(args) or 0
+        return importlib.import_module(f".{args.command}_command", __package__).run(args) or 0
     except KeyboardInterrupt:
         message, code = "interrupted", EXIT_INTERRUPTED
     except Exception as error:

@@ -1,12 +1,15 @@
 """Step 3 of Scissorhands: re-initialise, in place, the weights that the forget set depends on most."""
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .sensitivity import local
+from .sensitivity import connection_sensitivity, local
+from .threshold import exact_threshold
 
 
 class NoInitialDistributionError(ValueError):
@@ -160,3 +163,51 @@ def _like_sharded(fresh: Tensor, parameter: nn.Parameter) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(fresh, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
+
+
+def trim_model(
+    model: nn.Module,
+    forget_losses: Iterable[Callable[[], Tensor]],
+    candidates: Mapping[str, nn.Parameter],
+    targets: Mapping[str, nn.Parameter],
+    ratio: float,
+    seed: int,
+    initialize: Callable[[nn.Module], object] | None = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Re-initialise, in place, those of ``targets`` that are among the top ``ratio`` of ``candidates`` by sensitivity.
+
+    Args:
+        model: in evaluation mode.
+        forget_losses: B callables, each returning the loss of one forget batch.
+        candidates: parameters that the threshold is taken over, by name; must include the targets.
+        targets: parameters that may be re-initialised, by name.
+        ratio: in (0, 1).
+        seed: of the fresh weights.
+        initialize: see :func:`trim_weights`.
+        reduce: sums a tensor over data-parallel processes.
+
+    Returns:
+        The account (``threshold``, ``candidates``, ``above_threshold`` asked for, ``trimmed``, ``per_module`` counts; never
+        which weights), and the seconds of ``sensitivity`` and ``trim``.
+    """
+    started = time.perf_counter()
+    sensitivity = connection_sensitivity(forget_losses, candidates, reduce)
+    measured = time.perf_counter()
+    threshold, total = exact_threshold(list(sensitivity.values()), ratio)
+    counts = trim_weights(model, sensitivity, threshold, targets, seed, initialize)
+    finished = time.perf_counter()
+
+    per_module: dict[str, dict[str, int]] = {}
+    for name, trimmed in counts.items():
+        row = per_module.setdefault(name.rpartition(".")[0] or name, {"trimmed": 0, "weights": 0})
+        row["trimmed"] += trimmed
+        row["weights"] += targets[name].numel()
+    account = {
+        "threshold": threshold,
+        "candidates": total,
+        "above_threshold": int(ratio * total),
+        "trimmed": sum(counts.values()),
+        "per_module": per_module,
+    }
+    return account, {"sensitivity": measured - started, "trim": finished - measured}

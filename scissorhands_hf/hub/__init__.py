@@ -1,10 +1,6 @@
 """From a finished run to a repository that its reader trusts and its user loads with one stock line."""
 
-from .card_info import CardInfo
-from .errors import HubPushError, UploadRefusedError
-from .pipelines import push_pipeline, save_pipeline
-from .push import push_folder
-from .render import write_card
+import lazy_loader
 
 
-__all__ = ["CardInfo", "HubPushError", "UploadRefusedError", "push_folder", "push_pipeline", "save_pipeline", "write_card"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCard
 
-from ..audit.concept_report import CHANGE_MEANING, MEANINGS
-from ..audit.metrics import METRICS
+from ..report.concept_report import CHANGE_MEANING, MEANINGS
+from ..report.figures import METRICS
 from .card_data import build_card_data, set_of, set_size
 from .card_info import CardInfo
 from .disclosure import is_concept_report, redact

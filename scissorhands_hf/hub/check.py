@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..monitoring import evaluation_mode
+from ..core.modes import evaluation_mode
 from .errors import UploadRefusedError
 from .staging import component_folders
 from .weights import FP16, tensors, weights_digest

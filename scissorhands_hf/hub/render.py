@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.modelcard import TASK_MAPPING
 
-from ..audit.report import REPORT_NAME
+from ..report.unlearning_report import REPORT_NAME
 from .card import PLOT_NAME, build_card
 from .card_info import CardInfo
 from .check import weight_digests

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..audit.report import REPORT_NAME
+from ..report.unlearning_report import REPORT_NAME
 from .card import PLOT_NAME, shown_pictures
 from .card_info import CardInfo
 from .errors import UploadRefusedError

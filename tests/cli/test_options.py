@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from scissorhands_hf import ConceptErasureConfig, __version__
-from scissorhands_hf.cli import erase, main, unlearn
+from scissorhands_hf.cli import erase_command as erase
+from scissorhands_hf.cli import main
+from scissorhands_hf.cli import unlearn_command as unlearn
 from scissorhands_hf.cli.main import COMMANDS, build_parser
 from scissorhands_hf.cli.options import UsageError, given_options
 

@@ -13,7 +13,7 @@ import torch
 from tiny_data import examples, retain_and_forget
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer, UnlearningReport, hub
-from scissorhands_hf.audit.concept_report import ConceptErasureReport, PromptScore
+from scissorhands_hf.report.concept_report import ConceptErasureReport, PromptScore
 
 
 PIPELINE = Path(__file__).parents[2] / "spaces_demo" / "fashion_pipeline"
@@ -220,7 +220,7 @@ def save_and_push_with_the_mixin(repo_id: str, token: str, directory: str) -> di
     """`enable_concept_erasure`, a class of one's own, and the two methods that people call."""
     from diffusers import StableDiffusionPipeline
 
-    from scissorhands_hf.pipelines import ConceptErasureMixin, enable_concept_erasure
+    from scissorhands_hf.erasure import ConceptErasureMixin, enable_concept_erasure
 
     class NamedByItsUser(ConceptErasureMixin, StableDiffusionPipeline):
         pass

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scissorhands_hf import ConceptErasureReport
-from scissorhands_hf.audit.concept_report import PromptScore
+from scissorhands_hf.report.concept_report import PromptScore
 from spaces_demo import render
 from spaces_demo.jobs import Status
 from spaces_demo.publish import Pushed

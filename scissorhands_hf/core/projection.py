@@ -1,0 +1,79 @@
+"""Gradient memories of a model in training: filling them, projecting the gradients that backward left, and looking ahead."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .memory import GradientMemory, Projection
+from .sensitivity import stream_gradients
+
+
+def renew_memories(
+    memory: GradientMemory,
+    parameters: Mapping[str, nn.Parameter],
+    forget_losses: Iterable[Callable[[], Tensor]],
+    average: Callable[[Tensor], Tensor] | None = None,
+) -> list[Tensor]:
+    """Replace all memories by the gradients of ``forget_losses``, streamed, one loss for each memory.
+
+    Args:
+        memory: allocated for ``parameters``, in their order.
+        parameters: whose gradients are remembered.
+        forget_losses: M callables, each returning the loss of one forget batch of the model as it stands.
+        average: averages a tensor over data-parallel processes, so that all remember the same.
+
+    Returns:
+        The M losses.
+    """
+    memory.clear()
+    position = {name: index for index, name in enumerate(parameters)}
+    losses = []
+    for number, compute_loss in enumerate(forget_losses):
+
+        def store(name: str, gradient: Tensor, number: int = number) -> None:
+            memory.store(number, position[name], gradient)
+
+        losses.append(stream_gradients(compute_loss, parameters, store))
+    if average is not None:
+        for row in memory.rows:
+            row.copy_(average(row))
+    memory.close_refresh()
+    return losses
+
+
+def project_gradients(memory: GradientMemory, parameters: Iterable[nn.Parameter]) -> Projection:
+    """Project the ``.grad`` of ``parameters``, in place."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:  # unused in this step: its gradient is zero, and the projection may move it from there
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    return memory.project(gradients)
+
+
+@contextmanager
+def relearned_weights(memory: GradientMemory, parameters: Iterable[nn.Parameter], radius: float) -> Iterator[None]:
+    r"""Inside, the weights are where relearning would take them: :math:`\theta + \rho\, m / \|m\|`, m the sum of the memories.
+
+    Sharpness-aware minimisation (arXiv:2010.01412) as unlearning uses it (arXiv:2502.05374): what is asked of the forget set
+    is asked where an attacker arrives who descends its loss. A memory is :math:`-\nabla L(D_f)`, so it points there.
+
+    Args:
+        memory: filled for ``parameters``, in their order.
+        parameters: in float32; moved in place and put back, up to rounding.
+        radius: ρ, > 0, the length of the step in weight space.
+    """
+    pairs = [(parameter, row.sum(0).view_as(parameter)) for row, parameter in zip(memory.rows, parameters, strict=True)]
+    length = memory.gram.sum().sqrt().item()  # ‖Σ m_i‖² = Σ_ij ⟨m_i, m_j⟩
+    scale = radius / length if length > 0 else 0.0
+    with torch.no_grad():
+        for parameter, direction in pairs:
+            parameter.add_(direction, alpha=scale)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, direction in pairs:
+                parameter.sub_(direction, alpha=scale)

@@ -1,0 +1,192 @@
+"""The data of a run: pictures of the concept and of what is kept, as latents, noisy examples and targets. Each made once."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .erasure_config import ConceptErasureConfig
+from .families import Family
+from .noisy_examples import NoisyExamples, PromptTable, precompute_targets
+from .objectives import negative_guidance
+from .pictures import read_pictures
+from .progress import Reporter
+from .prompts import ConceptPrompts
+from .text_edit import TextEdit
+
+
+# Held-out noisy examples of each set, on which the trade-off is measured.
+EVALUATION_EXAMPLES = 128
+DRAWN_AT_ONCE = 16
+
+
+@dataclass
+class Material:
+    """Pictures as latents, float32 (n, *latent shape), each with its prompt; all prompts encoded; the edit of text layers, if
+    there is to be one; seconds it took."""
+
+    forget_latents: Tensor
+    forget_texts: list[str]
+    retain_latents: Tensor
+    retain_texts: list[str]
+    table: PromptTable
+    edit: TextEdit | None
+    seconds: float
+
+
+Examples = tuple[NoisyExamples, NoisyExamples, NoisyExamples, NoisyExamples]
+
+
+def gather_material(
+    family: Family,
+    args: ConceptErasureConfig,
+    prompts: ConceptPrompts,
+    sampling: dict[str, Any],
+    forget_images: Any,
+    retain_images: Any,
+    reporter: Reporter,
+) -> Material:
+    """Draw or read the pictures and encode the prompts, with the pipeline as it is, in its own dtype.
+
+    Raises:
+        ValueError: pictures that cannot be used.
+    """
+    started = time.perf_counter()
+    if "guidance_scale" in sampling:
+        sampling = {**sampling, "guidance_scale": min(sampling["guidance_scale"], args.picture_guidance)}
+    forget_count = args.pictures_per_concept * len(prompts.concepts)
+    forget_latents = retain_latents = None
+    retain_texts = prompts.retain
+    if forget_images is not None:
+        forget_latents, _ = _read(family, "forget_images", forget_images)
+        forget_count = len(forget_latents)
+    if retain_images is not None:
+        retain_latents, captions = _read(family, "retain_images", retain_images)
+        # A picture without words goes with no words: what the original says of it there is kept all the same.
+        retain_texts = [caption or "" for caption in captions]
+    forget_texts = [prompts.forget[number % len(prompts.forget)] for number in range(forget_count)]
+
+    to_draw = [texts for texts, given in ((forget_texts, forget_latents), (retain_texts, retain_latents)) if given is None]
+    total = sum(map(len, to_draw))
+    with tqdm(total=total, desc="Pictures", disable=args.disable_tqdm or not total) as bar:
+        done = 0
+
+        def draw(texts: list[str], offset: int) -> Tensor:
+            nonlocal done
+            parts = []
+            for start in range(0, len(texts), DRAWN_AT_ONCE):
+                chunk = texts[start : start + DRAWN_AT_ONCE]
+                seeds = [args.seed * 1_000_003 + offset + start + row for row in range(len(chunk))]
+                parts.append(family.sample_latents(chunk, seeds, sampling).float())
+                done += len(chunk)
+                bar.update(len(chunk))
+                reporter.tell("pictures", done, total)
+            return torch.cat(parts)
+
+        if forget_latents is None:
+            forget_latents = draw(forget_texts, 0)
+        if retain_latents is None:
+            retain_latents = draw(retain_texts, 500_000)
+    table = PromptTable.encode(family, ["", *prompts.forget, *prompts.anchors, *retain_texts])
+    edit = None
+    if args.forget_objective == "closed_form":
+        edit = TextEdit(family, args)
+        edit.gather(prompts.edits, prompts.kept_texts, retain_latents, partial(reporter.tell, "prompts"))
+    seconds = time.perf_counter() - started
+    return Material(forget_latents, forget_texts, retain_latents, retain_texts, table, edit, seconds)
+
+
+def make_examples(
+    family: Family, args: ConceptErasureConfig, prompts: ConceptPrompts, material: Material, reporter: Reporter
+) -> Examples:
+    """Cover the pictures with noise and fix what is to be predicted on them while the model still is the original.
+
+    Returns:
+        Retain and forget examples to train on, and retain and forget examples held out: other noise, the same pictures.
+
+    Raises:
+        ValueError: the denoiser's predictions are not finite.
+    """
+    anchor_of = dict(zip(prompts.forget, prompts.anchors, strict=True))
+    rows, noise = material.table.rows, family.noise_process()
+    per_epoch = -(-args.max_steps // int(args.num_train_epochs)) * args.gradient_accumulation_steps * args.world_size
+
+    def examples(latents: Tensor, texts: list[str], count: int, number: int) -> NoisyExamples:
+        own = torch.tensor([rows[text] for text in texts])
+        anchors = torch.tensor([rows[anchor_of.get(text, "")] for text in texts])
+        return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number)
+
+    retain_set = material.retain_latents, material.retain_texts
+    forget_set = material.forget_latents, material.forget_texts
+    retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1)
+    forget = examples(*forget_set, per_epoch * args.per_device_forget_batch_size, 2)
+    retain_eval = examples(*retain_set, EVALUATION_EXAMPLES, 3)
+    forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
+    _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter)
+    return retain, forget, retain_eval, forget_eval
+
+
+def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str | None]]:
+    pictures, captions = read_pictures(argument, source)
+    try:
+        parts = [family.encode_images(pictures[start : start + 16]) for start in range(0, len(pictures), 16)]
+        return torch.cat(parts).float(), captions
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
+def _fix_targets(
+    family: Family,
+    args: ConceptErasureConfig,
+    material: Material,
+    retain: tuple[NoisyExamples, NoisyExamples],
+    forget: tuple[NoisyExamples, NoisyExamples],
+    reporter: Reporter,
+) -> None:
+    """By the objectives; what keeps its denoising target needs no pass of the original."""
+    table = material.table
+
+    def predict(batch: dict[str, Tensor], rows: Tensor) -> Tensor:
+        return family.predict(family.denoiser, batch["noisy"], batch["timesteps"], table[rows]).float()
+
+    def distilled(batch: dict[str, Tensor]) -> Tensor:
+        return predict(batch, batch["prompt"])
+
+    def redirected(batch: dict[str, Tensor]) -> Tensor:
+        return predict(batch, batch["anchor"])
+
+    def negated(batch: dict[str, Tensor]) -> Tensor:
+        empty = torch.full_like(batch["prompt"], table.rows[""])
+        return negative_guidance(predict(batch, batch["prompt"]), predict(batch, empty), args.negative_guidance_strength)
+
+    jobs = []
+    if args.retain_objective == "distillation":
+        jobs += [(examples, distilled) for examples in retain]
+    rule = {"redirect": redirected, "negative_guidance": negated, "closed_form": distilled}.get(args.forget_objective)
+    if rule is not None:
+        jobs += [(examples, rule) for examples in forget]
+    total, done = sum(len(examples) for examples, _ in jobs), 0
+    family.denoiser.eval()
+    for examples, rule in jobs:
+        before = done
+        # Forget examples: what the edited text layers make the rest of the original say.
+        with nullcontext() if material.edit is None or examples in retain else material.edit.applied():
+            precompute_targets(
+                examples,
+                rule,
+                batch=picture_batch(examples.latents),
+                on_batch=lambda step, _, before=before: reporter.tell("targets", before + step, total),
+                show_progress=not args.disable_tqdm and len(examples) > EVALUATION_EXAMPLES,
+                label="Targets",
+            )
+        done += len(examples)
+
+
+def picture_batch(latents: Tensor) -> int:
+    """Noisy pictures predicted at once: many of a tiny model's, few of a large one's (2^18 latent values in all)."""
+    return max(1, min(128, 2**18 // latents[0].numel()))

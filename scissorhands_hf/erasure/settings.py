@@ -1,0 +1,105 @@
+"""From the arguments of `erase_concept` to settings: defaults by the size of the denoiser, and what cannot be combined."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from ..trainer.recipes import get_recipe
+from .erasure_config import ConceptErasureConfig
+from .families import Family
+
+
+DEFAULT_RECIPE = "concept"
+WITH_ANCHOR = ("redirect", "closed_form")
+# Above this many weights a denoiser is a foundation model: ESD's learning rate and small batches, instead of the values
+# measured on the pipeline in spaces_demo (1.2M weights).
+LARGE_DENOISER = 50_000_000
+_LARGE = {"learning_rate": 1e-5, "per_device_train_batch_size": 4}
+# Set by erase_concept itself.
+_RESERVED = {
+    "output_dir": "checkpoints of a run are temporary; save the result with pipe.save_pretrained(folder)",
+    "fp16": "denoisers in float16 are trained in float32 and returned to float16",
+    "push_to_hub": "push the pipeline afterwards with pipe.push_to_hub(repo_id)",
+    "resume_from_checkpoint": "a run that ends early leaves the original weights; start it again",
+    "load_best_model_at_end": "the best step is always kept; see evaluations and damage_limit",
+    "torch_compile": "compile the pipeline after erasing",
+}
+_MOST_STEPS = 25  # of the sampler, for pictures to learn from
+
+
+def build_config(family: Family, recipe: str | None, anchor: str | None, values: dict[str, Any]) -> ConceptErasureConfig:
+    """
+    The settings of a run.
+
+    Raises:
+        TypeError: an argument that no field has.
+        ValueError: an argument that erase_concept sets itself, or a combination that contradicts itself.
+    """
+    known = {f.name for f in dataclasses.fields(ConceptErasureConfig)}
+    for name, value in values.items():
+        if name in _RESERVED:
+            raise ValueError(f"{name}={value!r} cannot be set here: {_RESERVED[name]}")
+        if name not in known:
+            raise TypeError(f"erase_concept got an unknown argument {name!r}; see ConceptErasureConfig for those there are")
+    values = dict(values)
+    values["recipe"] = recipe or DEFAULT_RECIPE
+    objective = values.get("forget_objective")
+    if anchor is not None:
+        chosen = objective or get_recipe(values["recipe"]).get("forget_objective")
+        if objective not in (None, *WITH_ANCHOR):
+            raise ValueError(f"forget_objective={objective!r} does not use anchor={anchor!r}; leave one of them out")
+        values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
+    size = sum(parameter.numel() for parameter in family.denoiser.parameters())
+    if recipe is None and size > LARGE_DENOISER:
+        values = {**_LARGE, **values}
+    values.setdefault("report_to", "none")
+    values.setdefault("use_cpu", family.device.type == "cpu")
+    args = ConceptErasureConfig(output_dir="unused", **values)
+    values["max_steps"], values["evaluations"] = args.max_steps, args.evaluations
+    args = ConceptErasureConfig(output_dir="unused", remove_unused_columns=False, **_schedule(values))
+    if args.reinit_target_modules is None:
+        args.reinit_target_modules = list(family.reinit_patterns)
+    if args.gradient_checkpointing:
+        family.denoiser.enable_gradient_checkpointing()
+        args.gradient_checkpointing = False
+    return args
+
+
+def _schedule(values: dict[str, Any]) -> dict[str, Any]:
+    """When the trade-off is measured and the best step's weights are kept, by Trainer's own machinery."""
+    steps = values["max_steps"]
+    # The last step is always among them: it is the one with the smallest learning rate.
+    every = max(1, steps // values["evaluations"])
+    return {
+        **values,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_only_model": True,
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_tradeoff",
+        "greater_is_better": False,
+        "logging_steps": values.get("logging_steps", max(1, steps // 40)),
+        "per_device_eval_batch_size": values.get("per_device_eval_batch_size", 32),
+    }
+
+
+def default_sampling(pipe: Any, sampling: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of the pipeline's call for pictures: the user's, its own defaults, and no more than 25 steps.
+
+    Raises:
+        TypeError: an argument that the pipeline's call does not have.
+    """
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    chosen = dict(sampling or {})
+    # Some calls take any keyword, for arguments of the past; a misspelt one would vanish there.
+    unknown = [name for name in chosen if name not in parameters]
+    if unknown:
+        raise TypeError(f"sampling holds {unknown}, which the call of {type(pipe).__name__} does not take")
+    for name in ("num_inference_steps", "guidance_scale"):
+        default = parameters[name].default if name in parameters else None
+        if name not in chosen and isinstance(default, int | float):
+            chosen[name] = min(default, _MOST_STEPS) if name == "num_inference_steps" else default
+    return chosen

@@ -1,0 +1,167 @@
+"""Everything that was measured of a concept's erasure, in one object; its picture is drawn in :mod:`.concept_plot`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .unlearning_report import UnlearningReport, _plain
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Group of a prompt: its name among the metrics, and what is wanted of it.
+GROUPS: dict[str, tuple[str, str]] = {
+    "concept": ("concept", "should fall to 0"),
+    "paraphrase": ("paraphrases", "should fall to 0"),
+    "neighbour": ("neighbours", "should stay"),
+    "kept": ("kept", "should stay"),
+}
+MEANINGS = {
+    "concept": "pictures of the concept's own prompts in which it is seen, %; should fall to 0",
+    "paraphrases": "the same for wordings that the erasure did not use, %; should fall to 0",
+    "neighbours": "pictures of related prompts in which what they ask for is seen, %; should stay",
+    "kept": "pictures of the other prompts in which what they ask for is seen, %; should stay",
+}
+CHANGE_MEANING = (
+    "distance of the pictures before and after at equal seeds, in units of the distance between two seeds of the original: "
+    "0 the same pictures, about 1 other pictures"
+)
+
+
+@dataclass
+class PromptScore:
+    """What was measured of one prompt.
+
+    Args:
+        prompt: as the pipeline got it.
+        group: "concept", "paraphrase", "neighbour" or "kept".
+        label: what the judge looked for.
+        images: pictures per model.
+        original, unlearned: percent of the pictures in which the judge sees ``label``; None where it was not judged.
+        change: root mean square pixel distance of the pictures before and after at equal seeds, in units of that between two
+            seeds of the original (0: same picture, about 1: another picture).
+    """
+
+    prompt: str
+    group: str
+    label: str | None
+    images: int
+    original: float | None
+    unlearned: float | None
+    change: float
+
+    @property
+    def drop(self) -> float | None:
+        """Points lost, of what was judged."""
+        return None if self.original is None or self.unlearned is None else self.original - self.unlearned
+
+
+@dataclass
+class ConceptErasureReport(UnlearningReport):
+    """What an erasure did and what was measured of it. Saved, it holds no picture and no path.
+
+    ``metrics`` are means over prompts: "concept", "paraphrases", "neighbours" and "kept" in percent for "original" and
+    "unlearned" where a judge looked, and of "unlearned" always "concept change", "kept change" and so on.
+
+    Args:
+        concepts: what was erased.
+        anchor: what was drawn towards in its place, if anything.
+        edit: of the closed-form edit, the "layers" and "weights" edited, the share of its norm by which each layer changed
+            ("per_layer"), and what each concept's prompts show "instead".
+        measure: how it was measured: judge or "same-seed change", pictures per prompt, seed, sampler, steps, guidance.
+        prompts: a score for each prompt.
+        warnings: sentences on damage and on what could not be measured.
+        pictures: by prompt, the pictures of "original" and "unlearned" at equal seeds; drawn, not saved.
+    """
+
+    kind: ClassVar[str] = "concept_erasure"
+
+    concepts: list[str] = field(default_factory=list)
+    anchor: str | None = None
+    edit: dict[str, Any] = field(default_factory=dict)
+    measure: dict[str, Any] = field(default_factory=dict)
+    prompts: list[PromptScore] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    pictures: dict[str, dict[str, list[Image]]] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but ``pictures`` as JSON-ready values."""
+        values = super(ConceptErasureReport, replace(self, pictures={})).to_dict()
+        del values["pictures"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ConceptErasureReport:
+        """The report of :meth:`to_dict`, without pictures."""
+        prompts = [PromptScore(**score) for score in values.get("prompts", [])]
+        return cls(**{**values, "prompts": prompts})
+
+    def to_markdown(self) -> str:
+        """Warnings, the figures (a row each, a column for each model), a row for each prompt, and how it was measured."""
+        blocks = [f"**Warning:** {_plain(warning)}" for warning in self.warnings]
+        if not self.metrics and not self.prompts:
+            return "\n\n".join([*blocks, "No figures were measured."]) + "\n"
+        figures = list(dict.fromkeys(name for model in self.metrics.values() for name in model))
+        if figures:
+            blocks.append(
+                _table(["", *self.metrics], [[n, *(_number(m.get(n), n) for m in self.metrics.values())] for n in figures])
+            )
+        if self.prompts:
+            heads = ["prompt", "part", "looked for", "pictures", "original, %", "unlearned, %", "change"]
+            rows = [
+                [
+                    f'"{score.prompt}"',
+                    score.group,
+                    score.label or "",
+                    str(score.images),
+                    _number(score.original),
+                    _number(score.unlearned),
+                    f"{score.change:.2f}",
+                ]
+                for score in self.prompts
+            ]
+            blocks.append(_table(heads, rows, text_columns=3))
+        meanings = [f"- **{name}**: {MEANINGS[name]}." for name in figures if name in MEANINGS]
+        if self.prompts or any(name.endswith(" change") for name in figures):
+            meanings.append(f"- **change**: {CHANGE_MEANING}.")
+        if self.edit.get("instead"):
+            pairs = zip(self.concepts, self.edit["instead"], strict=True)
+            led = ", ".join(f"{_plain(name)} to {_plain(other) if other else 'nothing in particular'}" for name, other in pairs)
+            meanings.append(f"- Prompts were led from {led}.")
+        measured = [f"- Measured with: {_plain(self.describe_measure())}."] if self.measure else []
+        return "\n\n".join([*blocks, "\n".join([*meanings, *measured, *(f"- {_plain(note)}" for note in self.notes)])]) + "\n"
+
+    def describe_measure(self) -> str:
+        """``measure`` as one line: "judge fashion-judge, images per prompt 50, …"."""
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.measure.items() if value is not None)
+
+    def plot(self, path: str | os.PathLike) -> Path:
+        """Draw pictures before and after at equal seeds, scores, loss curves and cut per layer to a PNG.
+
+        Raises:
+            ImportError: matplotlib or pillow is missing.
+            ValueError: the report has nothing to draw.
+        """
+        from .concept_plot import plot_concept_report
+
+        return plot_concept_report(self, Path(path))
+
+
+def _number(value: float | None, name: str = "") -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if name.endswith(" change") else f"{value:.1f}"
+
+
+def _table(heads: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
+    lines = [
+        f"| {' | '.join(_plain(head) for head in heads)} |",
+        f"|{'---|' * text_columns}{'---:|' * (len(heads) - text_columns)}",
+        *(f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows),
+    ]
+    return "\n".join(lines)

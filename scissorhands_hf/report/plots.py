@@ -1,0 +1,96 @@
+"""The picture of a report: figures of each model, loss curves, and how much of each layer was cut."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .figures import METRICS
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .unlearning_report import UnlearningReport
+
+COLOURS = {"original": "#8d99ae", "retrained": "#2b9348", "unlearned": "#e07a5f"}
+
+
+def plot_report(report: "UnlearningReport", path: Path) -> Path:
+    """Draw the parts that the report has, side by side, to a PNG.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: the report has nothing to draw.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
+    losses = [row for row in report.history if "retain_loss" in row]
+    cut = report.trim.get("per_module")
+    panels = [
+        *([lambda axes: draw_metrics(axes, report.metrics)] if report.metrics else []),
+        *([lambda axes: draw_losses(axes, losses)] if losses else []),
+        *([lambda axes: draw_cut(axes, cut)] if cut else []),
+    ]
+    if not panels:
+        raise ValueError("the report holds no figures, no losses and no trim to draw")
+    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, format="png")
+    return path
+
+
+def draw_metrics(axes: "Axes", metrics: dict[str, dict[str, float]], title: str = "Measured, in percent") -> None:
+    """Grouped bars: one group for each figure that some model has, one bar for each model."""
+    names = [name for name in METRICS if any(name in figures for figures in metrics.values())]
+    names += [n for figures in metrics.values() for n in figures if n not in names]
+    names = list(dict.fromkeys(names))
+    width = 0.8 / len(metrics)
+    for index, (model, figures) in enumerate(metrics.items()):
+        places = [x + (index - (len(metrics) - 1) / 2) * width for x, name in enumerate(names) if name in figures]
+        values = [figures[name] for name in names if name in figures]
+        bars = axes.bar(places, values, width, label=model, color=COLOURS.get(model))
+        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 112)
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.24), ncols=len(metrics), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_losses(axes: "Axes", history: list[dict[str, float]]) -> None:
+    """Retain and forget loss over the optimizer steps of repair."""
+    for key, label, colour in (
+        ("retain_loss", "retain", COLOURS["retrained"]),
+        ("forget_loss", "forget", COLOURS["unlearned"]),
+    ):
+        rows = [row for row in history if key in row]
+        axes.plot([row["step"] for row in rows], [row[key] for row in rows], label=label, color=colour, marker=".")
+    axes.set_xlabel("optimizer step")
+    axes.set_title("Loss during repair", fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_cut(axes: "Axes", per_module: dict[str, dict[str, int]], most: int = 24) -> None:
+    """Share of each module's weights that was re-initialised; the ``most`` cut modules, in the model's order."""
+    shares = {name: 100 * row["trimmed"] / row["weights"] for name, row in per_module.items()}
+    shown = set(sorted(shares, key=shares.get, reverse=True)[:most])
+    draw_bars(axes, {name: shares[name] for name in per_module if name in shown})
+    axes.set_title("Re-initialised weights, % of each module", fontsize=10)
+
+
+def draw_bars(axes: "Axes", values: dict[str, float]) -> None:
+    """A bar for each module, the first one on top."""
+    axes.barh(range(len(values)), list(values.values()), color=COLOURS["unlearned"])
+    axes.set_yticks(range(len(values)), [_tail(name) for name in values], fontsize=6)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _tail(name: str, length: int = 34) -> str:
+    # What all of a pipeline's names have in the middle leaves no room for where in the model they are.
+    name = name.replace(".attentions.", ".").replace(".transformer_blocks.", ".")
+    return name if len(name) <= length else "…" + name[-length:]

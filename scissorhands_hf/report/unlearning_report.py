@@ -1,0 +1,113 @@
+"""One object with everything that was measured of a run."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from .figures import METRICS, average_gap
+
+
+REPORT_NAME = "unlearning_report.json"
+
+
+@dataclass
+class UnlearningReport:
+    """What a run did and what was measured of it. Only measured figures are in it; it holds no example and no path.
+
+    Args:
+        settings: effective settings of the method.
+        metrics: for each model measured ("original", "unlearned", "retrained", …) its figures by name, such as UA, RA, TA
+            and MIA in percent.
+        trim: threshold, counts and re-initialised weights per module.
+        history: one dict per log step with step, retain_loss, forget_loss, projected_share and more.
+        seconds: wall-clock seconds by stage, and of retraining as "retrained" where that was measured.
+        notes: sentences on how figures were measured (set, size, seed), for tables and cards.
+        versions: of the libraries.
+        sets: number of examples by set: "forget", "retain", and "eval:NAME" of evaluation sets.
+    """
+
+    kind: ClassVar[str] = "unlearning"  # tells the classes of saved reports apart
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    trim: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    sets: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON-ready values, with ``average_gap`` to the retrained model for each measured model."""
+        return {"report": self.kind, **asdict(self), "average_gap": self.average_gaps()}
+
+    def average_gaps(self) -> dict[str, float]:
+        """Average gap in points to the model called "retrained", where there is one, for every other model."""
+        reference = self.metrics.get("retrained")
+        if reference is None:
+            return {}
+        return {name: average_gap(m, reference) for name, m in self.metrics.items() if name != "retrained" and m}
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write ``unlearning_report.json`` into the folder ``path`` (or to ``path`` itself if it ends in .json)."""
+        path = Path(path)
+        target = path if path.suffix == ".json" else path / REPORT_NAME
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "UnlearningReport":
+        """Read a report that :meth:`save` wrote, from its folder or file; it comes back as the class that wrote it.
+
+        Raises:
+            ValueError: the file holds a report of a class that is not this one or a kind of it.
+        """
+        path = Path(path)
+        values = json.loads((path if path.suffix == ".json" else path / REPORT_NAME).read_text(encoding="utf-8"))
+        values.pop("average_gap", None)
+        kind = values.pop("report", UnlearningReport.kind)
+        found = next((c for c in (UnlearningReport, *UnlearningReport.__subclasses__()) if c.kind == kind), None)
+        if found is None or not issubclass(found, cls):
+            raise ValueError(f"{path.name} holds a report of kind {kind!r}, which is no {cls.__name__}")
+        return found.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UnlearningReport":
+        """The report with these field values."""
+        return cls(**values)
+
+    def to_markdown(self) -> str:
+        """The measured figures as a Markdown table, one row a model, with what each figure means below it."""
+        if not self.metrics:
+            return "No figures were measured.\n"
+        names = list(dict.fromkeys(name for figures in self.metrics.values() for name in figures))
+        gaps = self.average_gaps()
+        columns = [*names, *(["avg. gap"] if gaps else [])]
+        lines = [f"| model | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+        for model, figures in self.metrics.items():
+            cells = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
+            if gaps:
+                cells.append(f"{gaps[model]:.1f}" if model in gaps else "")
+            lines.append(f"| {_plain(model)} | {' | '.join(cells)} |")
+        meanings = [f"- **{name}**: {METRICS[name]}." for name in names if name in METRICS]
+        if gaps:
+            meanings.append("- **avg. gap**: mean absolute difference of these figures to the retrained model's, in points.")
+        return "\n".join([*lines, "", *meanings, *(f"- {_plain(note)}" for note in self.notes)]) + "\n"
+
+    def plot(self, path: str | os.PathLike) -> Path:
+        """Draw figures, loss curves and cut per layer to a PNG at ``path``; see :mod:`.plot`."""
+        from .plots import plot_report
+
+        return plot_report(self, Path(path))
+
+
+def _plain(text: str) -> str:
+    """Text of users, made harmless for a Markdown table or list."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]()#+!|" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c) for c in text)
+    return " ".join(escaped.split())

@@ -1,0 +1,201 @@
+"""What a run needs, checked before any weight is touched. Each error names the argument, its value and the way out."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy, has_length
+
+from .scissorhands_config import ScissorhandsConfig
+
+
+logger = logging.getLogger(__name__)
+
+_ID_COLUMNS = ("id", "ids", "example_id", "uid")
+
+
+def check_arguments(args: TrainingArguments | None, objectives: Sequence[str]) -> None:
+    """Reject settings under which the method would not compute what it says."""
+    if not isinstance(args, ScissorhandsConfig):
+        raise TypeError(
+            f"args is a {type(args).__name__}; ScissorhandsTrainer needs a ScissorhandsConfig, which accepts everything that "
+            "TrainingArguments accepts: ScissorhandsConfig(output_dir=...)"
+        )
+    if args.fp16:
+        raise ValueError(
+            "fp16=True trains with a gradient scaler, so gradients are still scaled where they are projected. "
+            "Use bf16=True, or neither."
+        )
+    if args.deepspeed:
+        raise ValueError(
+            "deepspeed is set, and DeepSpeed steps the optimizer inside backward, before the gradient can be projected. "
+            "Use DistributedDataParallel (accelerate launch --multi_gpu)."
+        )
+    if args.fsdp:
+        raise ValueError(
+            f"fsdp={args.fsdp!r} is not supported: sharded gradients cannot be matched with the weights to trim. "
+            "Use DistributedDataParallel (accelerate launch --multi_gpu)."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process would train with nn.DataParallel, which splits paired batches wrongly. Start "
+            "one process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES."
+        )
+    if args.forget_objective not in objectives:
+        raise ValueError(
+            f"forget_objective={args.forget_objective!r} needs a diffusion pipeline's prompts and frozen original; a trainer "
+            "that is given batches with a loss supports forget_objective='ascent'"
+        )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} is not supported: retain and forget examples are "
+            "drawn in pairs, at random. Use 'random'."
+        )
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(args.accelerator_config, name):
+            raise ValueError(
+                f"accelerator_config.{name}=True would cut paired batches apart; leave it False: every process draws its own"
+            )
+    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"hub_strategy={args.hub_strategy.value!r} would upload optimizer state and gradient memories, from which forget "
+            "examples can be guessed. Use 'every_save' or 'end'; a run is resumed from its local checkpoints."
+        )
+
+
+def check_distributed(accelerator: Accelerator) -> None:
+    """Reject launchers' own plugins (`accelerate launch --use_deepspeed`, `--use_fsdp`), which no argument shows."""
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA):
+        raise ValueError(
+            f"the launcher chose {kind.value}, under which gradients cannot be projected before the optimizer's step. "
+            "Launch with plain data parallelism: accelerate launch --multi_gpu (or --cpu)."
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Reject weights that cannot be trimmed: quantised, frozen under an adapter, half precision, or not finite."""
+    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
+        method = getattr(model, "quantization_method", None)
+        raise ValueError(
+            f"the model's weights are quantised ({getattr(method, 'value', method)}) and cannot be re-initialised one by one. "
+            "Load it without quantization_config (in bf16 if memory is short)."
+        )
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if hasattr(model, "peft_config") and not all(
+        p.requires_grad for name, p in model.named_parameters() if "lora_" not in name and "modules_to_save" not in name
+    ):
+        raise ValueError(
+            "the model is a PEFT model with a frozen base: what it must forget lies in weights that would not change, and an "
+            "adapter can be switched off. Merge it first (model = model.merge_and_unload()) and unlearn the merged model."
+        )
+    if not trainable:
+        raise ValueError("no weight of the model requires gradients; call model.requires_grad_(True) on what may change")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"the weight {name!r} has no memory (device 'meta'); load the model without offloading")
+        if hasattr(parameter, "to_local"):
+            raise ValueError(
+                f"the weight {name!r} is sharded over processes (a DTensor); load the model without distributed_config or "
+                "fully_shard, and use DistributedDataParallel"
+            )
+        if parameter.requires_grad and parameter.dtype == torch.float16:
+            raise ValueError(
+                f"the weight {name!r} is float16, in which small gradients vanish; use model.float() or model.bfloat16()"
+            )
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise ValueError(f"the weight {name!r} contains NaN or infinity; load an intact checkpoint")
+
+
+def check_datasets(retain: Any, forget: Any) -> None:
+    """Reject missing, empty, length-less and identical sets; warn of examples in both, where both carry ids."""
+    for argument, dataset, meaning in (
+        ("forget_dataset", forget, "what the model must forget"),
+        ("train_dataset", retain, "the retain set, what it must keep"),
+    ):
+        if dataset is None:
+            raise ValueError(f"{argument}=None: give {meaning}")
+        if isinstance(dataset, IterableDataset) or not has_length(dataset):
+            raise ValueError(
+                f"{argument} is a {type(dataset).__name__} without a length; paired batches that a resumed run meets again "
+                "need a map-style dataset (for `datasets`: load without streaming=True). Test sets may be iterable."
+            )
+        if len(dataset) == 0:
+            raise ValueError(f"{argument} is empty: give {meaning}")
+    if retain is forget:
+        raise ValueError("train_dataset and forget_dataset are the same object; take the forget examples out of the retain set")
+
+    for column in _ID_COLUMNS:
+        ids = [_column(dataset, column) for dataset in (retain, forget)]
+        if ids[0] is not None and ids[1] is not None:
+            shared = len(set(ids[0]) & set(ids[1]))
+            if shared:
+                logger.warning(
+                    "%d of %d forget examples are also in the retain set (same %r): repair will teach them again. Take them "
+                    "out of train_dataset.",
+                    shared,
+                    len(forget),
+                    column,
+                )
+            return
+
+
+def check_labels(argument: str, dataset: Any, model: nn.Module) -> None:
+    """Reject class labels outside ``range(num_labels)``, where the dataset has a plain column of them."""
+    config = getattr(model, "config", None)
+    classes = getattr(config, "num_labels", None)
+    if classes is None or classes < 2 or getattr(config, "problem_type", None) not in (None, "single_label_classification"):
+        return
+    if not type(model).__name__.endswith(("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")):
+        return
+    for column in ("labels", "label", "label_ids"):
+        values = _column(dataset, column)
+        if not values or not isinstance(values[0], int):
+            continue
+        wrong = sorted({value for value in values if not 0 <= value < classes})
+        if wrong:
+            raise ValueError(
+                f"{argument}: the column {column!r} holds labels {wrong[:5]} outside 0 … {classes - 1}; the model has "
+                f"num_labels={classes}. Map the labels, or load the model with the right num_labels."
+            )
+        return
+
+
+def check_loss(argument: str, loss: Any) -> None:
+    """Reject what is not one finite number."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"the model returned {got} where its loss should be: it must return a scalar loss as its 'loss' or first output "
+            "when a batch holds labels. Give the batches labels, the model a head, or the trainer a compute_loss_func."
+        )
+    if not torch.isfinite(loss):
+        raise ValueError(f"the loss on examples of {argument} is {loss.item()}; look at their values, labels and padding")
+
+
+def ceiling_from_outputs(outputs: Any, model: nn.Module) -> float:
+    """Twice the loss of a uniform guess, 2·ln K, with K the size of the last axis of the logits (2·ln 2 for multi-label)."""
+    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[1] if len(outputs) > 1 else None
+    config = getattr(model, "config", None)
+    classes = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim > 1 else 0
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        classes = 2
+    if classes < 2 or getattr(config, "problem_type", None) == "regression":
+        raise ValueError(
+            "forget_loss_ceiling=None stands for 2·ln K, but the model returns no logits over K >= 2 classes beside its loss. "
+            "Pass the forget loss at which ascent should stop, or float('inf') for no ceiling."
+        )
+    return 2 * torch.tensor(classes, dtype=torch.float64).log().item()
+
+
+def _column(dataset: Any, name: str) -> list | None:
+    """A column of a `datasets.Dataset` (read without decoding the others), else None."""
+    if name not in (getattr(dataset, "column_names", None) or ()):
+        return None
+    return list(dataset.with_format(None)[name])

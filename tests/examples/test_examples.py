@@ -1,0 +1,132 @@
+"""The examples run as their docstrings say, on tiny real models, and leave models that stock transformers loads."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, load_dataset
+from tiny_checkpoints import reviews, tiny_image_classifier, tiny_text_classifier
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from scissorhands_hf.trainer.classification import load_examples, split_forget_retain
+
+
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLES = REPOSITORY / "examples"
+DATA = EXAMPLES / "data"
+
+
+def run(*command: str, cwd: Path) -> str:
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+def test_shipped_data_is_stratified_real_and_licensed() -> None:
+    for split, size in (("train", 6000), ("test", 2000)):
+        dataset = load_dataset("parquet", data_files=str(DATA / f"fashion_mnist_{split}.parquet"), split="train")
+        labels = np.array(dataset["label"])
+        assert np.bincount(labels).tolist() == [size // 10] * 10
+        assert isinstance(dataset.features["label"], ClassLabel)
+        assert len(set(dataset["id"])) == size
+        assert dataset[0]["image"].size == (28, 28)
+    assert "MIT License" in (DATA / "LICENSE-fashion-mnist.txt").read_text()
+    assert sum(path.stat().st_size for path in DATA.iterdir()) < 6e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]])
+def test_image_example(launcher: list[str], tmp_path: Path) -> None:
+    tiny_image_classifier(tmp_path / "model")
+    small = load_dataset("parquet", data_files=str(DATA / "fashion_mnist_test.parquet"), split="train").select(range(200))
+    small.to_parquet(tmp_path / "small.parquet")
+    output = run(
+        *launcher, str(EXAMPLES / "unlearn_image_classifier.py"), "--model", "model", "--dataset", "small.parquet",
+        "--test_dataset", "small.parquet", "--forget_where", "label=dress", "--output_dir", "out", "--max_steps", "3",
+        "--per_device_train_batch_size", "16", "--use_cpu", "--save_strategy", "no", "--trim_ratio", "0.05",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "| unlearned |" in output and "Forgotten: the training examples whose label is dress" in output
+    report = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())
+    assert report["metrics"].keys() == {"original", "unlearned"}
+    assert report["trim"]["trimmed"] > 0
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 10
+
+
+@pytest.mark.slow
+def test_text_example(tmp_path: Path) -> None:
+    tiny_text_classifier(tmp_path / "model")
+    reviews(tmp_path / "reviews.csv")
+    output = run(
+        str(EXAMPLES / "unlearn_text_classifier.py"), "--model", "model", "--dataset", "reviews.csv",
+        "--forget_where", "author=u3", "--output_dir", "out", "--max_steps", "4", "--use_cpu", "--save_strategy", "no",
+        "--trim_ratio", "0.05", "--learning_rate", "1e-3",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "10 forget, 50 retain" in output
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("a good film")["input_ids"][0] == 2
+    assert model.config.num_labels == 2
+
+
+@pytest.mark.slow
+def test_demo_end_to_end_on_a_few_images(tmp_path: Path) -> None:
+    output = run(
+        str(EXAMPLES / "demo.py"), "--output", "demo", "--epochs", "1", "--examples", "600", "--threads", "1",
+        "--seeds", "0", "1",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert output.count("| unlearned |") == 2
+    assert "share of retraining" in output
+    assert (tmp_path / "demo" / "demo.png").stat().st_size > 20_000
+    assert (tmp_path / "demo" / "class-seed1.json").exists()
+    assert "unlearned" in (tmp_path / "demo" / "table.md").read_text()
+
+
+def test_selection_refuses_what_selects_nothing() -> None:
+    dataset = Dataset.from_dict({"text": ["a", "b", "c"], "author": ["x", "y", "y"]})
+    forget, retain, _ = split_forget_retain(dataset, "author=y", None, 0)
+    assert (forget["text"][:], retain["text"][:]) == (["b", "c"], ["a"])
+    for where, fraction in (
+        (None, None),
+        ("author=x", 0.5),
+        ("author=z", None),
+        ("writer=x", None),
+        ("author", None),
+        (None, 1.5),
+    ):
+        with pytest.raises(ValueError, match="forget"):
+            split_forget_retain(dataset, where, fraction, 0)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_examples(str(DATA / "make_fashion_mnist_subset.py"), "train")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]])
+def test_erase_concept_example(launcher: list[str], tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+    output = run(
+        *launcher, str(EXAMPLES / "erase_concept.py"), "--concept", "dress", "--max_steps", "4", "--output", "out",
+        "--threads", "1", cwd=tmp_path,
+    )  # fmt: skip
+    assert "| concept |" in output and "paraphrase" in output
+    assert type(DiffusionPipeline.from_pretrained(tmp_path / "out" / "pipeline")) is StableDiffusionPipeline
+    report = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())
+    assert report["concepts"] == ["dress"] and report["measure"]["judge"] == "fashion-judge"
+    assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
