@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import baselines  # noqa: E402

@@ -19,7 +19,7 @@ from transformers import (
 from scissorhands_hf.trainer.classification import load_examples, split_forget_retain
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
 DATA = EXAMPLES / "data"
 

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 DEMO = REPO / "spaces_demo"
 FOLDERS = [DEMO / "fashion_pipeline", DEMO / "fashion_pipeline_without_dress", DEMO / "fashion_judge"]
 IMAGES = 12

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 
-RUN = Path(__file__).parent / "distributed_run.py"
+RUN = Path(__file__).parents[1] / "distributed_run.py"
 
 
 def launch(output: Path, processes: int, *options: str) -> list[dict]:

@@ -22,7 +22,7 @@ from scissorhands_hf import ScissorhandsTrainer
 from scissorhands_hf.trainer.checkpoints import last_complete_checkpoint
 
 
-RUN = Path(__file__).parent / "interrupted_run.py"
+RUN = Path(__file__).parents[1] / "interrupted_run.py"
 
 
 def bert_with_dropout() -> tuple[BertForSequenceClassification, dict[str, torch.Tensor]]:
