@@ -8,8 +8,8 @@ import resource
 import signal
 from typing import Any
 
-from test_interruption import bert_with_dropout
 from tiny_data import examples
+from tiny_models import bert_with_dropout
 from transformers import TrainerCallback
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer

@@ -131,3 +131,11 @@ def _images(count: int, channels: int, side: int) -> Batch:
 def _text() -> Batch:
     tokens = torch.randint(3, VOCABULARY, (4, 10))
     return {"input_ids": tokens, "labels": tokens.clone()}
+
+
+def bert_with_dropout() -> tuple[PreTrainedModel, Batch]:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, num_labels=5
+    )
+    return BertForSequenceClassification(config), tiny_bert()[1]

@@ -12,8 +12,6 @@ import torch
 from tiny_data import examples, retain_and_forget
 from transformers import (
     AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
     Trainer,
     TrainingArguments,
 )
@@ -25,16 +23,8 @@ from scissorhands_hf.trainer.checkpoints import last_complete_checkpoint
 RUN = Path(__file__).parents[1] / "interrupted_run.py"
 
 
-def bert_with_dropout() -> tuple[BertForSequenceClassification, dict[str, torch.Tensor]]:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, num_labels=5
-    )
-    return BertForSequenceClassification(config), tiny_models.tiny_bert()[1]
-
-
 def trainer_for(args: Any) -> ScissorhandsTrainer:
-    model, batch = bert_with_dropout()
+    model, batch = tiny_models.bert_with_dropout()
     return ScissorhandsTrainer(
         model=model, args=args, train_dataset=examples(batch, 22, 1), forget_dataset=examples(batch, 7, 2)
     )

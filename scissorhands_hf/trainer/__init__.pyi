@@ -1,0 +1,4 @@
+from .monitoring import UnlearningDivergedError as UnlearningDivergedError
+from .recipes import RECIPES as RECIPES
+from .scissorhands_config import ScissorhandsConfig as ScissorhandsConfig
+from .scissorhands_trainer import ScissorhandsTrainer as ScissorhandsTrainer
