@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.utils import httpx
 
-from .card_info import check_choices
+from ..report.card_options import check_choices
 
 
 logger = logging.getLogger(__name__)

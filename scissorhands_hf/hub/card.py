@@ -9,10 +9,10 @@ import jinja2
 from huggingface_hub import ModelCard
 
 from ..report.concept_report import CHANGE_MEANING, MEANINGS
+from ..report.disclosure import is_concept_report, redact
 from ..report.figures import METRICS
 from .card_data import build_card_data, set_of, set_size
 from .card_info import CardInfo
-from .disclosure import is_concept_report, redact
 from .limits import limits
 from .markers import BEGIN, END
 from .text import Safe, code, finalize, number, prose

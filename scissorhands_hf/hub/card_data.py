@@ -4,8 +4,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..report.disclosure import is_concept_report
 from .card_info import CardInfo
-from .disclosure import is_concept_report
 from .text import one_line
 
 

@@ -10,15 +10,12 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .disclosure import check_disclosure
+from ..report.card_options import check_choices
+from ..report.disclosure import check_disclosure
 from .errors import UploadRefusedError
 
 
 INFO_NAME = "scissorhands_card.json"
-PICTURE_CHOICES = ("all", "kept", "none")
-# owner/name; the Hub allows names without an owner for a few old models only, such as "gpt2".
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4})?|code|multilingual")
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\]")
 
 
@@ -113,29 +110,6 @@ class CardInfo:
             return cls(**{key: value for key, value in values.items() if key in known})
         except (ValueError, TypeError, AttributeError) as error:
             raise UploadRefusedError(f"{INFO_NAME} is damaged ({error}); delete it and save the model again") from error
-
-
-def check_choices(
-    base_model: str | None, license: str | None, language: list[str] | None, retain_datasets: list[str] | None
-) -> None:
-    """Raises ValueError naming the first value that the Hub would not take."""
-    if base_model is not None:
-        check_hub_id("base_model", base_model)
-    for dataset in retain_datasets or ():
-        check_hub_id("retain_datasets", dataset)
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise ValueError(f"license={license!r} is not a licence identifier of the Hub, such as 'apache-2.0' or 'other'")
-    for code in language or ():
-        if not _LANGUAGE.fullmatch(code):
-            raise ValueError(f"language={code!r} is not a language code, such as 'en' or 'multilingual'")
-
-
-def check_hub_id(argument: str, value: str) -> None:
-    """Raises ValueError unless ``value`` is an id on the Hub, as 'owner/name'."""
-    try:
-        validate_repo_id(value)
-    except HFValidationError as error:
-        raise ValueError(f"{argument}={value!r} is not an id on the Hub, such as 'owner/name'") from error
 
 
 def hub_id_of(name_or_path: str | None) -> str | None:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 
+from ..report.card_options import PICTURE_CHOICES
 from .base import local_card_values
-from .card_info import PICTURE_CHOICES, CardInfo, hub_id_of
+from .card_info import CardInfo, hub_id_of
 from .check import check_choice, stock_class, weight_digests
 from .errors import UploadRefusedError
 from .push import Destination, push_run

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers.modelcard import TASK_MAPPING
 
+from ..report.disclosure import is_concept_report, plot_values, redact
 from ..report.unlearning_report import REPORT_NAME
 from .card import PLOT_NAME, build_card
 from .card_info import CardInfo
 from .check import weight_digests
-from .disclosure import is_concept_report, plot_values, redact
 from .errors import UploadRefusedError
 from .markers import merge
 from .privacy import check_texts

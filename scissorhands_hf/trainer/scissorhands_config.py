@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..hub.card_info import check_choices
-from ..hub.disclosure import check_disclosure
+from ..report.card_options import CardOptions
 from .recipes import get_recipe
 
 
@@ -60,9 +59,10 @@ _RECIPE_TRAINING_FIELDS = (
 
 
 @dataclass
-class ScissorhandsConfig(TrainingArguments):
+class ScissorhandsConfig(CardOptions, TrainingArguments):
     r"""
-    Settings of a [`ScissorhandsTrainer`]. Everything that [`~transformers.TrainingArguments`] accepts is accepted here; values
+    Settings of a [`ScissorhandsTrainer`]. Everything that [`~transformers.TrainingArguments`] and [`CardOptions`] accept is
+    accepted here; values
     below that are left at `None` come from the `recipe`, else from the default given. Symbols are those of the paper,
     arXiv:2401.06187.
 
@@ -121,20 +121,6 @@ class ScissorhandsConfig(TrainingArguments):
         divergence_factor (`float`, *optional*, defaults to 2):
             The run stops with an error when the mean retain loss of an epoch exceeds that of the first epoch by this factor,
             > 1.
-
-        disclose (`str`, *optional*, defaults to `"summary"`):
-            How much of what was forgotten the card and the published report tell: `"full"`, `"summary"` (how much, not what)
-            or `"none"`.
-        forgotten (`str`, *optional*):
-            What was forgotten, in words for the card; shown with `disclose="full"`.
-        base_model (`str`, *optional*):
-            Hub id of the model that is made to forget, for the card. Default: what it was loaded by, unless that is a folder.
-        license (`str`, *optional*):
-            Licence of the unlearned model as the Hub names it. Default: that of the base model's card.
-        language (`list[str]`, *optional*):
-            Language codes for the card. Default: those of the base model's card.
-        retain_datasets (`list[str]`, *optional*):
-            Hub ids of the data sets that the model was repaired on, for the card.
 
     Raises:
         ValueError: an unknown recipe or choice, or a value outside its range; raised at construction.
@@ -197,19 +183,6 @@ class ScissorhandsConfig(TrainingArguments):
         metadata={"help": "Stop when an epoch's retain loss exceeds the first epoch's by this factor, > 1."},
     )
 
-    disclose: str = field(
-        default="summary", metadata={"help": "What card and published report tell of the forgotten: 'full', 'summary', 'none'."}
-    )
-    forgotten: str | None = field(
-        default=None, metadata={"help": "What was forgotten, in words for the card; shown with disclose='full'."}
-    )
-    base_model: str | None = field(default=None, metadata={"help": "Hub id of the model that is made to forget, for the card."})
-    license: str | None = field(default=None, metadata={"help": "Licence for the card. Default: the base model's."})
-    language: list[str] | None = field(default=None, metadata={"help": "Language codes for the card."})
-    retain_datasets: list[str] | None = field(
-        default=None, metadata={"help": "Hub ids of the data sets that the model is repaired on, for the card."}
-    )
-
     learning_rate: float | None = field(default=None, metadata={"help": "The initial learning rate for the optimizer."})
     num_train_epochs: float | None = field(default=None, metadata={"help": "Passes over the retain set."})
     per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Retain examples per device and step."})
@@ -227,8 +200,6 @@ class ScissorhandsConfig(TrainingArguments):
             "reinit_target_modules",
             "trainable_target_modules",
             "projection_target_modules",
-            "language",
-            "retain_datasets",
         ):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
@@ -243,15 +214,14 @@ class ScissorhandsConfig(TrainingArguments):
         if self.forget_loss_ceiling is None:
             self.forget_loss_ceiling = recipe.get("forget_loss_ceiling")
         self._check_method_fields()
-        super().__post_init__()
+        CardOptions.__post_init__(self)
+        TrainingArguments.__post_init__(self)
 
     def _check_method_fields(self) -> None:
         def require(condition: bool, name: str, demand: str) -> None:
             if not condition:
                 raise ValueError(f"{name}={getattr(self, name)!r} {demand}")
 
-        check_disclosure(self.disclose)
-        check_choices(self.base_model, self.license, self.language, self.retain_datasets)
         for name, choices in _CHOICES.items():
             require(getattr(self, name) in choices, name, f"is not one of {', '.join(map(repr, choices))}")
         require(0 <= self.trim_ratio < 1, "trim_ratio", "must lie in [0, 1), for example 0.03; 0 trims nothing")

@@ -15,11 +15,11 @@ from markdown_it import MarkdownIt
 from scissorhands_hf.hub import UploadRefusedError, write_card
 from scissorhands_hf.hub.card import build_card
 from scissorhands_hf.hub.card_info import CardInfo, hub_id_of
-from scissorhands_hf.hub.disclosure import redact
 from scissorhands_hf.hub.markers import BEGIN, END, merge, newest, user_text
 from scissorhands_hf.hub.privacy import check_texts
 from scissorhands_hf.hub.render import model_info, pipeline_info
 from scissorhands_hf.hub.text import code, one_line, prose
+from scissorhands_hf.report.disclosure import redact
 
 
 NASTY = [

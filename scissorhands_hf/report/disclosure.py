@@ -6,7 +6,7 @@ process that knows nothing of its pipeline.
 
 from typing import Any
 
-from ..report.unlearning_report import UnlearningReport
+from .unlearning_report import UnlearningReport
 
 
 DISCLOSURES = ("full", "summary", "none")
