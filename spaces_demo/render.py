@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -83,9 +83,10 @@ def losses(points: Sequence[tuple[int, float | None, float | None]]) -> str:
     """Retain and forget loss over the steps of repair, each scaled to its own range; empty before the first two points."""
     width, height, margin = 560, 150, 8
     parts, keys = [], []
-    for column, (name, colour, kind) in enumerate(
-        (("retain", "#2b9348", "sh-retrained"), ("forget", "#e07a5f", "sh-after")), 1
-    ):
+    from scissorhands_hf.report.figures import FIGURES
+
+    looks = (("retain_loss", "#2b9348", "sh-retrained"), ("forget_loss", "#e07a5f", "sh-after"))
+    for column, (name, colour, kind) in enumerate(looks, 1):
         line = [(point[0], point[column]) for point in points if point[column] is not None and np.isfinite(point[column])]
         if len(line) < 2:
             continue
@@ -98,7 +99,7 @@ def losses(points: Sequence[tuple[int, float | None, float | None]]) -> str:
             for step, value in line
         )
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round" points="{path}"/>')
-        keys.append(f'<span class="{kind}">{name} loss {values[-1]:.4g} (from {low:.4g} to {high:.4g})</span>')
+        keys.append(f'<span class="{kind}">{FIGURES[name].heading} loss {values[-1]:.4g} (from {low:.4g} to {high:.4g})</span>')
     if not parts:
         return ""
     axis = f'<line x1="0" y1="{height - 1}" x2="{width}" y2="{height - 1}" stroke="currentColor" stroke-opacity=".4"/>'
@@ -178,25 +179,24 @@ def cut_per_layer(per_module: Mapping[str, Mapping[str, int]]) -> str:
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]], gaps: Mapping[str, float] | None = None) -> str:
     """A row for each model, a column for each figure, and what the figures mean."""
-    from scissorhands_hf.report.figures import METRICS
+    from scissorhands_hf.report.figures import explanations, figures_table
 
-    names = list(dict.fromkeys(name for figures in metrics.values() for name in figures))
-    head = "".join(f"<th>{escape(name)}</th>" for name in names) + ("<th>avg. gap</th>" if gaps else "")
-    rows = ""
-    for model, figures in metrics.items():
-        cells = "".join(f"<td>{figures[name]:.1f}</td>" if name in figures else "<td></td>" for name in names)
-        if gaps:
-            cells += f"<td>{gaps[model]:.1f}</td>" if model in gaps else "<td></td>"
-        rows += f"<tr><td>{escape(model)}</td>{cells}</tr>"
-    meanings = "".join(f"<li><b>{name}</b>: {escape(METRICS[name])}</li>" for name in names if name in METRICS)
-    if gaps:
-        meanings += "<li><b>avg. gap</b>: mean difference, in points, to the retrained model, which never saw the class; "
-        meanings += "small is good</li>"
-    return (
-        '<div class="sh-card"><h4>Figures, in percent</h4><div class="sh-scroll"><table class="sh-table"><thead>'
-        f"<tr><th>model</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        f'<ul class="sh-meanings">{meanings}</ul></div>'
+    heads, rows = figures_table(metrics, gaps)
+    meanings = "".join(f"<li><b>{escape(label)}</b>: {escape(meaning)}</li>" for label, meaning in explanations(heads))
+    return f'<div class="sh-card"><h4>Figures</h4>{table(rows, heads)}<ul class="sh-meanings">{meanings}</ul></div>'
+
+
+def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
+    """A table of text, escaped here. A row of one cell is a heading over the rows below it."""
+    width = max(len(heads), 2)
+    head = f"<thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in heads)}</tr></thead>" if heads else ""
+    body = "".join(
+        f'<tr><td colspan="{width}"><b>{escape(row[0])}</b></td></tr>'
+        if len(row) == 1
+        else f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        for row in rows
     )
+    return f'<div class="sh-scroll"><table class="sh-table">{head}<tbody>{body}</tbody></table></div>'
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, forgotten: str) -> str:
@@ -218,23 +218,17 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, forgotten:
     )
 
 
-_GROUP_TITLES = {
-    "concept": "The concept (should fall to 0)",
-    "paraphrase": "The concept in other words (should fall to 0)",
-    "neighbour": "Its neighbours (should stay)",
-    "kept": "What is kept (should stay)",
-}
-
-
 def scores(prompt_scores: Sequence[PromptScore], title: str = "What the pictures show", measure: str = "") -> str:
     """Bars for each prompt: the share of pictures in which its label is seen, before and after; else how far pictures moved."""
+    from scissorhands_hf.report.figures import prompt_groups
+
     judged = any(score.original is not None for score in prompt_scores)
     rows: list[tuple[str, list[tuple[str, float | None]]]] = []
-    for group, heading in _GROUP_TITLES.items():
+    for group, figure in prompt_groups().items():
         members = [score for score in prompt_scores if score.group == group and (score.original is not None or not judged)]
         if not members:
             continue
-        rows.append((heading if judged else heading.partition(" (")[0], []))
+        rows.append((f"{figure.heading} ({figure.wanted})" if judged else figure.heading, []))
         for score in members:
             name = f"{score.prompt} → {score.label}" if judged and score.label else score.prompt
             values = [("sh-before", score.original), ("sh-after", score.unlearned)] if judged else [("sh-after", score.change)]
@@ -256,19 +250,18 @@ def scores(prompt_scores: Sequence[PromptScore], title: str = "What the pictures
 
 def verdict(report: ConceptErasureReport) -> str:
     """The outcome in words, from the measured means alone, and the run's own warnings."""
+    from scissorhands_hf.report.figures import change_of, prompt_groups
+
     before, after = report.metrics.get("original", {}), report.metrics.get("unlearned", {})
     what = ", ".join(report.concepts)
     points = []
-    for name, words in (
-        ("concept", f"Pictures asked to show “{what}” that do"),
-        ("paraphrases", "The same in other words"),
-        ("neighbours", "Neighbouring prompts that show what they ask for"),
-        ("kept", "Kept prompts that show what they ask for"),
-    ):
-        if name in before and name in after:
-            points.append(f"{words}: {before[name]:.0f} % before, {after[name]:.0f} % after.")
-        elif f"{name} change" in after:
-            points.append(f"{words}: pictures moved by {after[f'{name} change']:.2f} (0: the same, about 1: others).")
+    for figure in prompt_groups().values():
+        change = change_of(figure)
+        if figure.name in before and figure.name in after:
+            shares = f"{before[figure.name]:.0f} % before, {after[figure.name]:.0f} % after"
+            points.append(f"{figure.heading} is seen where it was asked for in {shares}; {figure.wanted}.")
+        elif change and change.name in after:
+            points.append(f"{figure.heading}: pictures moved by {after[change.name]:.2f} (0: the same, about 1: others).")
     if any(report.edit.get("instead", [])):
         led = (f"“{a}” to “{b}”" for a, b in zip(report.concepts, report.edit["instead"], strict=True) if b)
         points.append(f"Prompts were led from {', '.join(led)}.")
@@ -279,26 +272,21 @@ def verdict(report: ConceptErasureReport) -> str:
 
 def settings_table(settings: Mapping[str, object], seconds: Mapping[str, float], measure: Mapping[str, object]) -> str:
     """What the run was made with, and how long each stage took."""
-    rows = ""
+    rows: list[list[str]] = []
     for heading, values in (("Settings", settings), ("Seconds", seconds), ("Measured with", measure)):
-        shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values.items()}
-        if shown:
-            rows += f"<tr><td colspan='2'><b>{heading}</b></td></tr>"
-        rows += "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in shown.items())
-    return f'<div class="sh-scroll"><table class="sh-table"><tbody>{rows}</tbody></table></div>'
+        shown = [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in values.items()]
+        rows += [[heading], *shown] if shown else []
+    return table(rows)
 
 
 def attack_table(prompt_scores: Sequence[PromptScore], judged: bool) -> str:
     """All paraphrases that were tried, the worst first."""
-    rows = ""
-    for score in prompt_scores:
-        seen = f"<td>{score.original:.0f} %</td><td>{score.unlearned:.0f} %</td>" if judged else ""
-        rows += f"<tr><td>{escape(score.prompt)}</td>{seen}<td>{score.change:.2f}</td></tr>"
-    head = "<th>before</th><th>after</th>" if judged else ""
+    shares = [[f"{score.original:.0f} %", f"{score.unlearned:.0f} %"] if judged else [] for score in prompt_scores]
+    rows = [[score.prompt, *seen, f"{score.change:.2f}"] for score, seen in zip(prompt_scores, shares, strict=True)]
+    heads = ["prompt", *(["before", "after"] if judged else []), "change"]
     return (
         '<div class="sh-card"><h4>Wordings that were tried</h4><p>The one that brings most of the concept back comes first. '
-        'Change: how far the pictures moved at equal seeds.</p><div class="sh-scroll"><table class="sh-table"><thead><tr>'
-        f"<th>prompt</th>{head}<th>change</th></tr></thead><tbody>{rows}</tbody></table></div></div>"
+        f"Change: how far the pictures moved at equal seeds.</p>{table(rows, heads)}</div>"
     )
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..report.concept_report import GROUPS, PromptScore
+from ..report.concept_report import PromptScore
+from ..report.figures import change_of, prompt_groups
 
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class AuditPrompt:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        if self.group not in GROUPS:
-            raise ValueError(f"group={self.group!r} of the prompt {self.prompt!r} is none of {', '.join(GROUPS)}")
+        if self.group not in prompt_groups():
+            raise ValueError(f"group={self.group!r} of the prompt {self.prompt!r} is none of {', '.join(prompt_groups())}")
 
 
 def picture_seed(prompt: str, index: int, seed: int) -> int:
@@ -204,14 +205,14 @@ def audit_metrics(scores: Sequence[PromptScore]) -> dict[str, dict[str, float]]:
     """The means over prompts that go into a report's ``metrics``: shares of both models where they were judged, in percent,
     by the names "concept", "paraphrases", "neighbours" and "kept"; and of the unlearned model the "… change" of each."""
     metrics: dict[str, dict[str, float]] = {"original": {}, "unlearned": {}}
-    for group, (name, _) in GROUPS.items():
+    for group, figure in prompt_groups().items():
         members = [score for score in scores if score.group == group]
         judged = [score for score in members if score.original is not None and score.unlearned is not None]
         if judged:
-            metrics["original"][name] = _mean([score.original for score in judged])
-            metrics["unlearned"][name] = _mean([score.unlearned for score in judged])
-        if members:
-            metrics["unlearned"][f"{name} change"] = _mean([score.change for score in members])
+            metrics["original"][figure.name] = _mean([score.original for score in judged])
+            metrics["unlearned"][figure.name] = _mean([score.unlearned for score in judged])
+        if members and (change := change_of(figure)):
+            metrics["unlearned"][change.name] = _mean([score.change for score in members])
     return {model: figures for model, figures in metrics.items() if figures}
 
 

@@ -8,14 +8,13 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCard
 
-from ..report.concept_report import CHANGE_MEANING, MEANINGS
 from ..report.disclosure import is_concept_report, redact
-from ..report.figures import METRICS
+from ..report.figures import FIGURES, figures_table, names_of, sentence, show
+from ..report.markdown import Safe, code, finalize, prose, table
 from .card_data import build_card_data, set_of, set_size
 from .card_info import CardInfo
 from .limits import limits
 from .markers import BEGIN, END
-from .text import Safe, code, finalize, number, prose
 
 
 PLOT_NAME = "unlearning.png"
@@ -130,68 +129,52 @@ def _led_to(report: dict[str, Any]) -> list[str]:
 
 def _figures(report: dict[str, Any]) -> str:
     return ", ".join(
-        f"{prose(name)} {_figure(name, value)}" for name, value in report.get("metrics", {}).get("unlearned", {}).items()
+        f"{prose(name)} {show(name, value)}" for name, value in report.get("metrics", {}).get("unlearned", {}).items()
     )
 
 
 def _measured(public: dict[str, Any]) -> Safe | None:
     """The figures of each model as a table, prompts of pipelines in a second one."""
-    metrics = {model: figures for model, figures in public.get("metrics", {}).items() if figures}
-    if not metrics:
+    heads, rows = figures_table(public.get("metrics", {}), public.get("average_gap"))
+    if not rows:
         return None
-    names = list(dict.fromkeys(name for figures in metrics.values() for name in figures))
-    gaps = public.get("average_gap", {})
-    header = [*(code(name, in_table=True) for name in names), *(["avg. gap"] if gaps else [])]
-    lines = [f"| model | {' | '.join(header)} |", f"|---|{'---:|' * len(header)}"]
-    for model, figures in metrics.items():
-        cells = [_figure(name, figures[name]) if name in figures else "" for name in names]
-        if gaps:
-            cells.append(f"{gaps[model]:.1f}" if model in gaps else "")
-        lines.append(f"| {code(model, in_table=True)} | {' | '.join(cells)} |")
+    heads = [heads[0], *(code(name, in_table=True) for name in heads[1:])]
+    blocks = [table(heads, [[code(model, in_table=True), *cells] for model, *cells in rows])]
     if public.get("prompts"):
-        lines += ["", "| prompt | group | pictures | before, % | after, % | change |", "|---|---|---:|---:|---:|---:|"]
-        for row in public["prompts"]:
-            shown = [number(row[key]) if row.get(key) is not None else "" for key in ("original", "unlearned", "change")]
-            cells = [code(row["prompt"], in_table=True), prose(row["group"]), str(row["images"]), *shown]
-            lines.append(f"| {' | '.join(cells)} |")
-    return Safe("\n".join(lines))
-
-
-def _figure(name: str, value: float) -> str:
-    """Percentages with one digit behind the point; what is not known to be one with four significant digits."""
-    return f"{value:.1f}" if name in METRICS or name in MEANINGS else number(value)
+        heads = ["prompt", "group", "pictures", "before, %", "after, %", "change"]
+        shares = (("concept", "original"), ("concept", "unlearned"), ("concept change", "change"))
+        cells = [
+            [
+                code(row["prompt"], in_table=True),
+                row["group"],
+                str(row["images"]),
+                *(show(figure, row.get(key)) for figure, key in shares),
+            ]
+            for row in public["prompts"]
+        ]
+        blocks.append(table(heads, cells, text_columns=2))
+    return Safe("\n\n".join(blocks))
 
 
 def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
     """What each figure is: its set and size, its seed, its detector and threshold."""
-    metrics = public.get("metrics", {})
-    names = list(dict.fromkeys(name for figures in metrics.values() for name in figures))
-    lines = []
-    for name in names:
-        if name in METRICS:
-            dataset = set_of(name, public)
-            size = set_size(dataset, public)
-            lines.append(Safe(f"{code(name)}: {METRICS[name]}{f'; {size:,} examples' if size else ''}. In percent."))
-        if name in MEANINGS:
-            lines.append(Safe(f"{code(name)}: {MEANINGS[name]}."))
-    if info.library == "diffusers" and any(name.endswith("change") for name in names):
-        lines.append(Safe(f"change: {CHANGE_MEANING}."))
-    others = [name for name in names if name not in METRICS]
-    if others and info.library == "transformers":
+    names = names_of(public.get("metrics", {}))
+    known = [FIGURES[name] for name in names if name in FIGURES]
+    if public.get("average_gap"):
+        known += [figure for figure in FIGURES.values() if figure.place == "average_gap"]
+    lines = {
+        figure.label or figure.name: f"{code(figure.label or figure.name)}: {sentence(figure, set_size(figure.over, public))}."
+        for figure in known
+    }
+    lines = [Safe(line) for line in lines.values()]
+    others = [name for name in names if name not in FIGURES]
+    if others:
         sizes = {dataset: set_size(dataset, public) for dataset in dict.fromkeys(set_of(name, public) for name in others)}
         shown = ", ".join(f"{code(dataset)} ({size:,} examples)" for dataset, size in sizes.items() if size)
         lines.append(
             Safe(f"{', '.join(map(code, others))}: as the user's evaluation gave them{f', over {shown}' if shown else ''}.")
         )
-    if "MIA" in names:
-        lines.append(
-            Safe(
-                "The attack is a support vector classifier (RBF kernel, C = 3) on the probability of the true class, trained "
-                "to tell retain from test examples; its own decision is the threshold."
-            )
-        )
-    if public.get("average_gap"):
-        lines.append(Safe("avg. gap: mean absolute difference of these figures to the retrained model's, in points."))
+    lines += [Safe(figure.remark) for figure in known if figure.remark]
     if public.get("measure"):
         lines.append(
             Safe(

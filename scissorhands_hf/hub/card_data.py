@@ -4,45 +4,21 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..report.disclosure import is_concept_report
+from ..report.figures import FIGURES
+from ..report.markdown import one_line
 from .card_info import CardInfo
-from .text import one_line
 
 
 PAPER = "2401.06187"
+_SETS = ("forget", "retain", "test")
 TAGS = ("machine-unlearning", "scissorhands", f"arxiv:{PAPER}")
 SOURCE_NAME, SOURCE_URL = "scissorhands_hf", f"https://arxiv.org/abs/{PAPER}"
-# The set that each of the field's figures is over, and its type on the Hub.
-_FIGURES = {
-    "UA": ("forget", "unlearning_accuracy"),
-    "RA": ("retain", "accuracy"),
-    "TA": ("test", "accuracy"),
-    "MIA": ("forget", "membership_inference"),
-}
-_CONCEPT_FIGURES = {
-    "concept": ("prompts with the concept", "concept_rate", "pictures that show the concept, %"),
-    "paraphrases": ("paraphrases of the concept", "concept_rate", "pictures that show the concept, %"),
-    "kept": ("prompts to be kept", "kept_rate", "pictures that show what was asked for, %"),
-    "neighbours": ("prompts close to the concept", "kept_rate", "pictures that show what was asked for, %"),
-    "paraphrases change": (
-        "paraphrases of the concept",
-        "same_seed_change",
-        "change at equal seeds, share of the change by seed",
-    ),
-    "neighbours change": (
-        "prompts close to the concept",
-        "same_seed_change",
-        "change at equal seeds, share of the change by seed",
-    ),
-    "concept change": ("prompts with the concept", "same_seed_change", "change at equal seeds, share of the change by seed"),
-    "kept change": ("prompts to be kept", "same_seed_change", "change at equal seeds, share of the change by seed"),
-}
 
 
 def set_of(metric: str, report: dict[str, Any]) -> str:
     """The data set that a figure is over, by the figure's name; "evaluation" where the name does not say."""
-    if metric in _FIGURES:
-        return _FIGURES[metric][0]
+    if metric in FIGURES:
+        return FIGURES[metric].over
     first = metric.split(" ", 1)[0]
     known = {"forget", "retain", "test"} | {name.removeprefix("eval:") for name in report.get("sets", {})}
     return first if first in known else "evaluation"
@@ -57,14 +33,15 @@ def eval_results(info: CardInfo, report: dict[str, Any]) -> list[EvalResult]:
     """A result for every figure that was measured of the unlearned model; ``report`` is the redacted one."""
     results = []
     for name, value in report.get("metrics", {}).get("unlearned", {}).items():
-        if is_concept_report(report) or info.library == "diffusers":
-            dataset, kind, title = _CONCEPT_FIGURES.get(name, ("prompts", "custom", name))
-            size = None
+        figure, dataset = FIGURES.get(name), set_of(name, report)
+        size = set_size(dataset, report)
+        if figure is not None:
+            kind, title = figure.metric_type, figure.metric_name or name
         else:
-            dataset = set_of(name, report)
-            kind = _FIGURES.get(name, (None, "accuracy" if "accuracy" in name.lower() else "custom"))[1]
-            title, size = name, set_size(dataset, report)
-            dataset = f"{dataset} set"
+            kind, title = "accuracy" if "accuracy" in name.lower() else "custom", name
+            # Pictures of prompts, and not of a set, are what a pipeline is measured on.
+            dataset = "prompts" if info.library == "diffusers" else dataset
+        dataset = f"{dataset} set" if dataset in _SETS or (figure is None and dataset != "prompts") else dataset
         results.append(
             EvalResult(
                 task_type=info.pipeline_tag or "other",

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from ..report.markdown import Safe
 from .card_info import CardInfo
-from .text import Safe
 
 
 def limits(info: CardInfo, public: dict[str, Any]) -> list[Safe]:

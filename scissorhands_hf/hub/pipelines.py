@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import CommitInfo
 
 from ..report.card_options import PICTURE_CHOICES
+from ..report.strips import CELL, compose_strip
 from .base import local_card_values
 from .card_info import CardInfo, hub_id_of
 from .check import check_choice, stock_class, weight_digests
@@ -212,23 +213,10 @@ def _save_pictures(report: Any, directory: Path, choice: str) -> list[dict[str, 
         entry = {"prompt": prompt, "group": group}
         for side, model in (("before", "original"), ("after", "unlearned")):
             name = f"{PICTURE_FOLDER}/{len(entries) + 1:02d}-{side}.png"
-            _strip(pair[model][:_PICTURES_SHOWN]).save(directory / name)
+            compose_strip(pair[model][:_PICTURES_SHOWN], side=max(CELL, *pair[model][0].size)).save(directory / name)
             entry[side] = name
         entries.append(entry)
     return entries
-
-
-def _strip(images: Sequence[Any]) -> Any:
-    """Pictures side by side."""
-    from PIL import Image
-
-    width, height = sum(image.width for image in images), max(image.height for image in images)
-    strip = Image.new("RGB", (width, height), "white")
-    left = 0
-    for image in images:
-        strip.paste(image.convert("RGB"), (left, 0))
-        left += image.width
-    return strip
 
 
 def _draw(report: Any, path: Path) -> None:

@@ -1,5 +1,9 @@
+from .card_options import CardOptions as CardOptions
 from .concept_report import ConceptErasureReport as ConceptErasureReport
 from .concept_report import PromptScore as PromptScore
+from .figures import FIGURES as FIGURES
 from .figures import METRICS as METRICS
+from .figures import Figure as Figure
 from .figures import average_gap as average_gap
+from .report_schema import report_schema as report_schema
 from .unlearning_report import UnlearningReport as UnlearningReport

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .concept_report import GROUPS
+from .figures import FIGURES, change_of, prompt_groups
 from .plots import COLOURS, draw_bars, draw_cut, draw_losses
+from .strips import GAP, compose_strip, shown_size
 
 
 if TYPE_CHECKING:
@@ -19,17 +19,8 @@ if TYPE_CHECKING:
 
     from .concept_report import ConceptErasureReport, PromptScore
 
-HEADINGS = {
-    "concept": "Concept: should be gone",
-    "paraphrase": "In other words: should be gone",
-    "neighbour": "Neighbours: should stay",
-    "kept": "Other prompts: should stay",
-}
-MOST_PROMPTS = {"concept": 3, "paraphrase": 3, "neighbour": 3, "kept": 4}
+MOST_PROMPTS = {"kept": 4}  # of the other groups 3
 MOST_SEEDS = 5
-CELL = 128  # pixels of a drawn picture's longer side
-GAP = 6  # pixels between pictures
-FRAME = (222, 222, 222)
 WIDTH = 13.6  # inches, as are all lengths below
 LABEL_WIDTH = 3.1
 MIDDLE_GAP = 0.4
@@ -64,12 +55,14 @@ def plot_concept_report(report: ConceptErasureReport, path: Path) -> Path:
     groups = choose_rows(report)
     losses = [row for row in report.history if "retain_loss" in row]
     cut, edited = report.trim.get("per_module"), report.edit.get("per_layer")
-    shares = {
-        model: {name: figures[name] for name, _ in GROUPS.values() if name in figures}
-        for model, figures in report.metrics.items()
+    # The figures of the groups of prompts, and whatever else is in percent.
+    drawn = [name for name, figure in FIGURES.items() if figure.place == "metrics" and figure.unit == "%"]
+    shares = {model: {name: figures[name] for name in drawn if name in figures} for model, figures in report.metrics.items()}
+    changes = {
+        figure.name: report.metrics["unlearned"][change.name]
+        for figure in prompt_groups().values()
+        if (change := change_of(figure)) and change.name in report.metrics.get("unlearned", {})
     }
-    changes = {name: report.metrics.get("unlearned", {}).get(f"{name} change") for name, _ in GROUPS.values()}
-    changes = {name: value for name, value in changes.items() if value is not None}
     panels = [
         *([lambda axes: draw_shares(axes, shares)] if any(shares.values()) else []),
         *([lambda axes: draw_changes(axes, changes)] if changes else []),
@@ -100,16 +93,16 @@ def choose_rows(report: ConceptErasureReport) -> dict[str, list[PictureRow]]:
     """The prompts to show, by group: where there are too many, those that came out worst, in the report's order."""
 
     def badness(score: PromptScore) -> tuple[float, float]:
-        wanted_gone = score.group in ("concept", "paraphrase")
-        if wanted_gone:
+        if groups[score.group].direction == "down":
             return (score.unlearned or 0.0, -score.change)
         return (score.drop or 0.0, score.change)
 
+    groups = prompt_groups()
     chosen: dict[str, list[PictureRow]] = {}
-    for group in GROUPS:
+    for group in groups:
         members = [s for s in report.prompts if s.group == group and all(report.pictures.get(s.prompt, {}).values())]
         members = [s for s in members if {"original", "unlearned"} <= report.pictures.get(s.prompt, {}).keys()]
-        worst = sorted(members, key=badness, reverse=True)[: MOST_PROMPTS[group]]
+        worst = sorted(members, key=badness, reverse=True)[: MOST_PROMPTS.get(group, 3)]
         rows = [
             PictureRow(s, *(report.pictures[s.prompt][model][:MOST_SEEDS] for model in ("original", "unlearned")))
             for s in members
@@ -126,32 +119,10 @@ def shorten(text: str, width: int, lines: int = 2) -> str:
     return "\n".join(line if len(line) <= width else f"{line[: width - 1]}…" for line in wrapped)
 
 
-def compose_strip(images: Sequence[Image], count: int) -> Image:
-    """Pictures side by side on white, each brought to one size; places for ``count``."""
-    from PIL import Image as Images
-    from PIL import ImageDraw
-
-    size = _shown_size(images[0])
-    strip = Images.new("RGB", (count * (size[0] + GAP) - GAP, size[1]), "white")
-    pen = ImageDraw.Draw(strip)
-    for place, image in enumerate(images):
-        # Few pixels are kept as they are, each a square: smoothing would show detail that was not drawn.
-        smooth = Images.Resampling.NEAREST if image.width * 2 <= size[0] else Images.Resampling.LANCZOS
-        left = place * (size[0] + GAP)
-        strip.paste(image.convert("RGB").resize(size, smooth), (left, 0))
-        pen.rectangle((left, 0, left + size[0] - 1, size[1] - 1), outline=FRAME)
-    return strip
-
-
 def strip_height(row: PictureRow) -> float:
     """Inches that a row takes, when five pictures fill half of the width beside the label."""
-    width, height = _shown_size(row.original[0])
+    width, height = shown_size(row.original[0])
     return HALF_WIDTH / (MOST_SEEDS * (width + GAP)) * height + 0.12
-
-
-def _shown_size(image: Image) -> tuple[int, int]:
-    scale = CELL / max(image.size)
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
 def _draw_title(figure: Figure | SubFigure, report: ConceptErasureReport, height: float) -> None:
@@ -179,10 +150,11 @@ def _draw_groups(
 ) -> None:
     """Rows from the top down; the axes are placed by hand, in inches, so that pictures line up over all rows."""
     left = {"original": LABEL_WIDTH, "unlearned": LABEL_WIDTH + HALF_WIDTH + MIDDLE_GAP}
+    known = prompt_groups()
     place = height - top
     for group, rows in groups.items():
         line = (place - 0.3) / height
-        figure.text(0.015, line, HEADINGS[group], fontsize=10, weight="bold")
+        figure.text(0.015, line, f"{known[group].heading}: {known[group].wanted}", fontsize=10, weight="bold")
         for model, word in (("original", "before"), ("unlearned", "after, same seeds")):
             figure.text(left[model] / WIDTH, line, word, fontsize=9, color=COLOURS[model], weight="bold")
         place -= HEADING_HEIGHT
@@ -214,7 +186,7 @@ def _verdict(score: PromptScore) -> str:
 
 def draw_shares(axes: Axes, shares: dict[str, dict[str, float]]) -> None:
     """Grouped bars of the shares in percent, one group for each group of prompts."""
-    wanted = {name: meaning for name, meaning in GROUPS.values() if any(name in figures for figures in shares.values())}
+    wanted = {n: f.wanted for n, f in FIGURES.items() if any(n in figures for figures in shares.values())}
     models = {model: figures for model, figures in shares.items() if figures}
     width = 0.8 / len(models)
     for index, (model, figures) in enumerate(models.items()):
@@ -231,18 +203,13 @@ def draw_shares(axes: Axes, shares: dict[str, dict[str, float]]) -> None:
 
 def draw_changes(axes: Axes, changes: dict[str, float]) -> None:
     """Bars of the same-seed change, against what another seed would have changed."""
-    wanted = {
-        "concept": "should move",
-        "paraphrases": "should move",
-        "neighbours": "should stay low",
-        "kept": "should stay low",
-    }
-    colours = [COLOURS["unlearned"] if wanted[name] == "should move" else COLOURS["retrained"] for name in changes]
+    wanted = {name: change_of(FIGURES[name]) for name in changes}
+    colours = [COLOURS["unlearned" if wanted[name].direction == "up" else "retrained"] for name in changes]
     bars = axes.bar(range(len(changes)), list(changes.values()), 0.6, color=colours)
     axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=1)
     axes.axhline(1, color="#555", linewidth=0.8, linestyle=":")
     axes.text(len(changes) - 0.55, 1.01, "another seed", fontsize=7, color="#555", ha="right", va="bottom")
-    axes.set_xticks(range(len(changes)), [_tick(name, wanted[name]) for name in changes], fontsize=7)
+    axes.set_xticks(range(len(changes)), [_tick(name, wanted[name].wanted) for name in changes], fontsize=7)
     axes.set_ylim(0, 1.15 * max(1.1, *changes.values()))
     axes.set_title("How far pictures moved, same seeds", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -8,29 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .unlearning_report import UnlearningReport, _plain
+from .figures import FIGURES, explanations, figures_table, show
+from .markdown import prose, table
+from .unlearning_report import UnlearningReport
 
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-# Group of a prompt: its name among the metrics, and what is wanted of it.
-GROUPS: dict[str, tuple[str, str]] = {
-    "concept": ("concept", "should fall to 0"),
-    "paraphrase": ("paraphrases", "should fall to 0"),
-    "neighbour": ("neighbours", "should stay"),
-    "kept": ("kept", "should stay"),
-}
-MEANINGS = {
-    "concept": "pictures of the concept's own prompts in which it is seen, %; should fall to 0",
-    "paraphrases": "the same for wordings that the erasure did not use, %; should fall to 0",
-    "neighbours": "pictures of related prompts in which what they ask for is seen, %; should stay",
-    "kept": "pictures of the other prompts in which what they ask for is seen, %; should stay",
-}
-CHANGE_MEANING = (
-    "distance of the pictures before and after at equal seeds, in units of the distance between two seeds of the original: "
-    "0 the same pictures, about 1 other pictures"
-)
 
 
 @dataclass
@@ -103,38 +87,25 @@ class ConceptErasureReport(UnlearningReport):
 
     def to_markdown(self) -> str:
         """Warnings, the figures (a row each, a column for each model), a row for each prompt, and how it was measured."""
-        blocks = [f"**Warning:** {_plain(warning)}" for warning in self.warnings]
+        blocks = [f"**Warning:** {prose(warning)}" for warning in self.warnings]
         if not self.metrics and not self.prompts:
             return "\n\n".join([*blocks, "No figures were measured."]) + "\n"
-        figures = list(dict.fromkeys(name for model in self.metrics.values() for name in model))
-        if figures:
-            blocks.append(
-                _table(["", *self.metrics], [[n, *(_number(m.get(n), n) for m in self.metrics.values())] for n in figures])
-            )
+        (_, *names), rows = figures_table(self.metrics)
+        if names:
+            models, *figures = zip(*rows, strict=True)
+            blocks.append(table(["", *models], [[name, *values] for name, values in zip(names, figures, strict=True)]))
+        change = next(figure for figure in FIGURES.values() if figure.is_change)
         if self.prompts:
-            heads = ["prompt", "part", "looked for", "pictures", "original, %", "unlearned, %", "change"]
-            rows = [
-                [
-                    f'"{score.prompt}"',
-                    score.group,
-                    score.label or "",
-                    str(score.images),
-                    _number(score.original),
-                    _number(score.unlearned),
-                    f"{score.change:.2f}",
-                ]
-                for score in self.prompts
-            ]
-            blocks.append(_table(heads, rows, text_columns=3))
-        meanings = [f"- **{name}**: {MEANINGS[name]}." for name in figures if name in MEANINGS]
-        if self.prompts or any(name.endswith(" change") for name in figures):
-            meanings.append(f"- **change**: {CHANGE_MEANING}.")
+            heads = ["prompt", "part", "looked for", "pictures", "original, %", "unlearned, %", change.label]
+            blocks.append(table(heads, [_cells(score, change.name) for score in self.prompts], text_columns=3))
+            names.append(change.name)
+        meanings = [f"- **{label}**: {meaning}." for label, meaning in explanations(names)]
         if self.edit.get("instead"):
             pairs = zip(self.concepts, self.edit["instead"], strict=True)
-            led = ", ".join(f"{_plain(name)} to {_plain(other) if other else 'nothing in particular'}" for name, other in pairs)
+            led = ", ".join(f"{prose(name)} to {prose(other) if other else 'nothing in particular'}" for name, other in pairs)
             meanings.append(f"- Prompts were led from {led}.")
-        measured = [f"- Measured with: {_plain(self.describe_measure())}."] if self.measure else []
-        return "\n\n".join([*blocks, "\n".join([*meanings, *measured, *(f"- {_plain(note)}" for note in self.notes)])]) + "\n"
+        measured = [f"- Measured with: {prose(self.describe_measure())}."] if self.measure else []
+        return "\n\n".join([*blocks, "\n".join([*meanings, *measured, *(f"- {prose(note)}" for note in self.notes)])]) + "\n"
 
     def describe_measure(self) -> str:
         """``measure`` as one line: "judge fashion-judge, images per prompt 50, …"."""
@@ -152,16 +123,7 @@ class ConceptErasureReport(UnlearningReport):
         return plot_concept_report(self, Path(path))
 
 
-def _number(value: float | None, name: str = "") -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if name.endswith(" change") else f"{value:.1f}"
-
-
-def _table(heads: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
-    lines = [
-        f"| {' | '.join(_plain(head) for head in heads)} |",
-        f"|{'---|' * text_columns}{'---:|' * (len(heads) - text_columns)}",
-        *(f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows),
-    ]
-    return "\n".join(lines)
+def _cells(score: PromptScore, change: str) -> list[str]:
+    """A prompt's row in the table; shares have the digits of any group's, changes those of `change`."""
+    shares = [show(name, share) for name, share in (("concept", score.original), ("concept", score.unlearned))]
+    return [f'"{score.prompt}"', score.group, score.label or "", str(score.images), *shares, show(change, score.change)]

@@ -1,9 +1,10 @@
 """The picture of a report: figures of each model, loss curves, and how much of each layer was cut."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .figures import METRICS
+from .figures import FIGURES, history_figures, names_of
 
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def plot_report(report: "UnlearningReport", path: Path) -> Path:
     losses = [row for row in report.history if "retain_loss" in row]
     cut = report.trim.get("per_module")
     panels = [
-        *([lambda axes: draw_metrics(axes, report.metrics)] if report.metrics else []),
+        *(partial(draw_metrics, metrics=part, title=title) for title, part in by_unit(report.metrics).items()),
         *([lambda axes: draw_losses(axes, losses)] if losses else []),
         *([lambda axes: draw_cut(axes, cut)] if cut else []),
     ]
@@ -42,19 +43,34 @@ def plot_report(report: "UnlearningReport", path: Path) -> Path:
     return path
 
 
+def by_unit(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, dict[str, float]]]:
+    """The figures that share an axis, by its title: those of one unit; figures that are not known among themselves."""
+    titles = {"%": "Measured, in percent", "": "Measured"}
+    parts: dict[str, dict[str, dict[str, float]]] = {}
+    for name in sorted(names_of(metrics), key=lambda name: list(FIGURES).index(name) if name in FIGURES else len(FIGURES)):
+        unit = FIGURES[name].unit if name in FIGURES else ""
+        part = parts.setdefault(titles.get(unit, f"Measured, {unit}"), {})
+        for model, figures in metrics.items():
+            if name in figures:
+                part.setdefault(model, {})[name] = figures[name]
+    return parts
+
+
 def draw_metrics(axes: "Axes", metrics: dict[str, dict[str, float]], title: str = "Measured, in percent") -> None:
     """Grouped bars: one group for each figure that some model has, one bar for each model."""
-    names = [name for name in METRICS if any(name in figures for figures in metrics.values())]
-    names += [n for figures in metrics.values() for n in figures if n not in names]
-    names = list(dict.fromkeys(names))
+    names = names_of(metrics)
+    percent = all(name in FIGURES and FIGURES[name].unit == "%" for name in names)
     width = 0.8 / len(metrics)
     for index, (model, figures) in enumerate(metrics.items()):
         places = [x + (index - (len(metrics) - 1) / 2) * width for x, name in enumerate(names) if name in figures]
         values = [figures[name] for name in names if name in figures]
         bars = axes.bar(places, values, width, label=model, color=COLOURS.get(model))
-        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=1)
+        axes.bar_label(bars, fmt="%.1f" if percent else "%.3g", fontsize=7, padding=1)
     axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(0, 112)
+    if percent:
+        axes.set_ylim(0, 112)
+    else:
+        axes.margins(y=0.12)
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.24), ncols=len(metrics), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -62,12 +78,11 @@ def draw_metrics(axes: "Axes", metrics: dict[str, dict[str, float]], title: str 
 
 def draw_losses(axes: "Axes", history: list[dict[str, float]]) -> None:
     """Retain and forget loss over the optimizer steps of repair."""
-    for key, label, colour in (
-        ("retain_loss", "retain", COLOURS["retrained"]),
-        ("forget_loss", "forget", COLOURS["unlearned"]),
-    ):
-        rows = [row for row in history if key in row]
-        axes.plot([row["step"] for row in rows], [row[key] for row in rows], label=label, color=colour, marker=".")
+    colours = {"retain": COLOURS["retrained"], "forget": COLOURS["unlearned"]}
+    for figure in history_figures():
+        rows = [row for row in history if figure.name in row]
+        values = [row[figure.name] for row in rows]
+        axes.plot([row["step"] for row in rows], values, label=figure.heading, color=colours.get(figure.over), marker=".")
     axes.set_xlabel("optimizer step")
     axes.set_title("Loss during repair", fontsize=10)
     axes.legend(fontsize=8, frameon=False)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .figures import METRICS, average_gap
+from .figures import average_gap, explanations, figures_table
+from .markdown import prose, table
 
 
 REPORT_NAME = "unlearning_report.json"
@@ -71,6 +72,8 @@ class UnlearningReport:
         path = Path(path)
         values = json.loads((path if path.suffix == ".json" else path / REPORT_NAME).read_text(encoding="utf-8"))
         values.pop("average_gap", None)
+        from . import concept_report  # noqa: F401  (its kind is known once it is imported)
+
         kind = values.pop("report", UnlearningReport.kind)
         found = next((c for c in (UnlearningReport, *UnlearningReport.__subclasses__()) if c.kind == kind), None)
         if found is None or not issubclass(found, cls):
@@ -86,28 +89,12 @@ class UnlearningReport:
         """The measured figures as a Markdown table, one row a model, with what each figure means below it."""
         if not self.metrics:
             return "No figures were measured.\n"
-        names = list(dict.fromkeys(name for figures in self.metrics.values() for name in figures))
-        gaps = self.average_gaps()
-        columns = [*names, *(["avg. gap"] if gaps else [])]
-        lines = [f"| model | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
-        for model, figures in self.metrics.items():
-            cells = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
-            if gaps:
-                cells.append(f"{gaps[model]:.1f}" if model in gaps else "")
-            lines.append(f"| {_plain(model)} | {' | '.join(cells)} |")
-        meanings = [f"- **{name}**: {METRICS[name]}." for name in names if name in METRICS]
-        if gaps:
-            meanings.append("- **avg. gap**: mean absolute difference of these figures to the retrained model's, in points.")
-        return "\n".join([*lines, "", *meanings, *(f"- {_plain(note)}" for note in self.notes)]) + "\n"
+        heads, rows = figures_table(self.metrics, self.average_gaps())
+        meanings = [f"- **{label}**: {meaning}." for label, meaning in explanations(heads)]
+        return "\n".join([table(heads, rows), "", *meanings, *(f"- {prose(note)}" for note in self.notes)]) + "\n"
 
     def plot(self, path: str | os.PathLike) -> Path:
-        """Draw figures, loss curves and cut per layer to a PNG at ``path``; see :mod:`.plot`."""
+        """Draw figures, loss curves and cut per layer to a PNG at ``path``; see :mod:`.plots`."""
         from .plots import plot_report
 
         return plot_report(self, Path(path))
-
-
-def _plain(text: str) -> str:
-    """Text of users, made harmless for a Markdown table or list."""
-    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]()#+!|" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c) for c in text)
-    return " ".join(escaped.split())

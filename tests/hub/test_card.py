@@ -18,8 +18,8 @@ from scissorhands_hf.hub.card_info import CardInfo, hub_id_of
 from scissorhands_hf.hub.markers import BEGIN, END, merge, newest, user_text
 from scissorhands_hf.hub.privacy import check_texts
 from scissorhands_hf.hub.render import model_info, pipeline_info
-from scissorhands_hf.hub.text import code, one_line, prose
 from scissorhands_hf.report.disclosure import redact
+from scissorhands_hf.report.markdown import code, one_line, prose
 
 
 NASTY = [

@@ -1,10 +1,12 @@
-"""Text of users on a page: concept names, notes and data set names cannot break the front matter, the Markdown or a name.
+"""Markdown of reports and cards: the one escaper, and the one table.
 
-Everything that a template prints goes through :func:`finalize`, so that a string which nobody marked is escaped, not trusted.
+Concept names, notes and data set names of users cannot break the front matter, the Markdown or a name. Whatever a template or a
+table prints that nobody marked as :class:`Safe` is escaped, not trusted.
 """
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -43,7 +45,7 @@ def code(text: str, in_table: bool = False) -> Safe:
     return Safe(f"{fence}{padding}{line}{padding}{fence}")
 
 
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", ":": "&#58;", "|": "&#124;"}
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "|": "&#124;"}
 _MARKED = set("\\`*_[]~$")
 
 
@@ -53,6 +55,8 @@ def prose(text: str) -> Safe:
     if not line:
         return Safe("(empty)")
     escaped = "".join(_ENTITIES.get(c, f"\\{c}" if c in _MARKED else c) for c in line)
+    # A colon before a space begins neither an address nor an emoji's name, and stays legible in a terminal.
+    escaped = re.sub(r":(?=\S)", "&#58;", escaped)
     # A word joiner, which nobody sees, where readers of Markdown would otherwise find an address and link it.
     escaped = re.sub(r"&#58;(?=//)|(?i:(?<=\bwww)(?=\.))", lambda match: f"{match.group()}&#8288;", escaped)
     # At the start of a line these would begin a list, a heading or a rule.
@@ -67,3 +71,18 @@ def finalize(value: Any) -> Any:
 def number(value: float) -> Safe:
     """A figure with four significant digits, at most one of them behind the point from 10 upwards."""
     return Safe(f"{value:.1f}" if 10 <= abs(value) < 1e5 else f"{value:.4g}")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> Safe:
+    """A table in Markdown; cells that are not :class:`Safe` are escaped as prose.
+
+    Args:
+        heads: of the columns.
+        rows: cells, as many a row as there are heads; empty ones stay empty.
+        text_columns: the first columns hold text; those after them hold numbers, which stand to the right.
+    """
+    lines = [list(heads), *map(list, rows)]
+    shown = [[cell if isinstance(cell, Safe) or not cell else prose(cell) for cell in line] for line in lines]
+    rule = f"|{'---|' * text_columns}{'---:|' * (len(heads) - text_columns)}"
+    head, *body = (f"| {' | '.join(cells)} |" for cells in shown)
+    return Safe("\n".join([head, rule, *body]))
