@@ -19,11 +19,12 @@ import pyarrow.parquet
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import AutoModelForImageClassification, PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import AutoModelForImageClassification, PreTrainedModel, PrinterCallback
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer, UnlearningReport
 from scissorhands_hf.audit import unlearning_metrics
-from spaces_demo.jobs import Progress
+from scissorhands_hf.trainer.run_progress import Reporter, RunProgress
+from scissorhands_hf.trainer.stage_callback import StageCallback
 from spaces_demo.limits import SEEDS, RefusedError, check_number
 from spaces_demo.models import CLASSIFIER_FOLDER, class_names
 
@@ -111,25 +112,9 @@ def forgetting_metrics(model: PreTrainedModel, train: Images, test: Images, labe
     return unlearning_metrics({name: (predict_logits(model, images), images.labels) for name, images in sets.items()})
 
 
-class _Watcher(TrainerCallback):
-    """Tells how far the trainer is. What the listener raises goes through the trainer and ends the run."""
-
-    def __init__(self, tell: Callable[..., None]):
-        self.tell = tell
-        self.losses: dict[str, float] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.tell("sensitivity", 1, 1)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        self.losses = {key: logs[key] for key in ("retain_loss", "forget_loss") if key in (logs or {})}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # The first event after the trim: its own cost shows as the first step's.
-        self.tell("repair", state.global_step, state.max_steps, **self.losses)
-
-
-def forget_class(name: str, *, work: Path, seed: int = 0, callback: Callable[[Progress], None] | None = None) -> ForgottenClass:
+def forget_class(
+    name: str, *, work: Path, seed: int = 0, callback: Callable[[RunProgress], None] | None = None
+) -> ForgottenClass:
     """Unlearn a class of a fresh copy of the shipped classifier with the recipe that was tuned for this data.
 
     Args:
@@ -148,10 +133,7 @@ def forget_class(name: str, *, work: Path, seed: int = 0, callback: Callable[[Pr
     label = classes.index(name)
     train, test = load_images("train"), load_images("test")
 
-    def tell(stage: str, step: int, total: int, **losses: float) -> None:
-        if callback is not None:
-            callback(Progress(stage, step, total, **losses))
-
+    tell = Reporter(callback).tell
     tell("original", 0, 1)
     model = load_classifier()
     metrics = {"original": forgetting_metrics(model, train, test, label)}
@@ -173,7 +155,7 @@ def forget_class(name: str, *, work: Path, seed: int = 0, callback: Callable[[Pr
         args=args,
         train_dataset=train.where(train.labels != label),
         forget_dataset=train.where(train.labels == label),
-        callbacks=[_Watcher(tell)],
+        callbacks=[StageCallback(tell)],
     )
     trainer.remove_callback(PrinterCallback)  # the page shows the losses
     tell("sensitivity", 0, 1)

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from scissorhands_hf.trainer.run_progress import RunProgress
 from spaces_demo.limits import CancelledError
 
 
@@ -24,25 +25,6 @@ HEARTBEAT_SECONDS = 1.0
 LEAST_SECONDS_BETWEEN = 0.5
 # One task at a time in this process: more would only share the cores, and need the memory of each.
 _WORKER = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a task is; the fields are those of the package's ``ErasureProgress``, which may stand in for it."""
-
-    stage: str
-    step: int
-    total: int
-    retain_loss: float | None = None
-    forget_loss: float | None = None
-
-
-class ProgressLike(Protocol):
-    stage: str
-    step: int
-    total: int
-    retain_loss: float | None
-    forget_loss: float | None
 
 
 class CancelFlag:
@@ -111,7 +93,7 @@ class Estimator:
 
 
 def watch(
-    task: Callable[[Callable[[ProgressLike], None]], Any],
+    task: Callable[[Callable[[RunProgress], None]], Any],
     estimator: Estimator,
     cancel: CancelFlag | None = None,
     alone: bool = True,
@@ -135,7 +117,7 @@ def watch(
         if abandoned.is_set() or (cancel is not None and cancel.is_set()):
             raise CancelledError("Cancelled.")
 
-    def tell(progress: ProgressLike) -> None:
+    def tell(progress: RunProgress) -> None:
         tell_if_cancelled()
         events.put(("progress", progress))
 

@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scissorhands_hf.trainer.run_progress import RunProgress
 from spaces_demo import publish
-from spaces_demo.jobs import Estimator, Progress, Status, watch
+from spaces_demo.jobs import Estimator, Status, watch
 from spaces_demo.limits import (
     GUIDANCE,
     MOST_IMAGES,
@@ -255,7 +256,7 @@ class Workbench:
         """Look the model up, and download it, beside the worker: it mostly waits for the network."""
 
         def task(tell: Any) -> Source:
-            tell(Progress("download", 0, 1))
+            tell(RunProgress("download", 0, 1))
             return find_model(model, hub_id, self.root / "downloads", self.endpoint)
 
         if not (hub_id or "").strip():  # nothing to fetch

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spaces_demo.jobs import Progress, ProgressLike
+from scissorhands_hf.trainer.run_progress import RunProgress
 from spaces_demo.limits import RefusedError, check_repository, check_text
 
 
@@ -101,7 +101,7 @@ def with_pictures(card: str, folder: Path) -> str:
     return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<name>[^)\s]*)\)", inline, card)
 
 
-def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[ProgressLike], None]) -> Path:
+def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[RunProgress], None]) -> Path:
     """What a push would upload, after the same checks, as a zip.
 
     Raises:
@@ -111,7 +111,7 @@ def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[P
     from scissorhands_hf.hub.push import staged
     from scissorhands_hf.hub.render import load_run
 
-    tell(Progress("check", 0, 1))
+    tell(RunProgress("check", 0, 1))
     card_of(folder, choices)
     partial = target.with_name(target.name + ".partial")
     try:
@@ -121,7 +121,7 @@ def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[P
             zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
         ):
             for number, name in enumerate(["README.md", *names]):
-                tell(Progress("files", number, len(names) + 1))
+                tell(RunProgress("files", number, len(names) + 1))
                 archive.write(place / name, f"{target.stem}/{name}")
         partial.replace(target)
     except UploadRefusedError as error:
@@ -131,7 +131,7 @@ def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[P
     return target
 
 
-def push(folder: Path, choices: CardChoices, *, private: bool, token: str, tell: Callable[[ProgressLike], None]) -> Pushed:
+def push(folder: Path, choices: CardChoices, *, private: bool, token: str, tell: Callable[[RunProgress], None]) -> Pushed:
     """Check the folder and push it in one commit.
 
     Args:
@@ -150,15 +150,15 @@ def push(folder: Path, choices: CardChoices, *, private: bool, token: str, tell:
     from scissorhands_hf.hub.push import Destination, staged, upload
     from scissorhands_hf.hub.render import load_run
 
-    tell(Progress("check", 0, 1))
+    tell(RunProgress("check", 0, 1))
     card_of(folder, choices)
     try:
         run = load_run(folder)
         destination = Destination(choices.repository, private=private, commit_message="Upload unlearned pipeline")
         with staged(run, check="weights", token=token) as (place, names):
-            tell(Progress("upload", 0, 1))
+            tell(RunProgress("upload", 0, 1))
             upload(run, place, names, destination, token=token, keep=True)
-            tell(Progress("upload", 1, 1))
+            tell(RunProgress("upload", 1, 1))
     except HubPushError as error:
         # Without its context: that may hold the request, and with it the token.
         raise RefusedError(f"{error.reason} Your model is still here; push again, or take the zip.") from None

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scissorhands_hf.trainer.run_progress import RunProgress
 from spaces_demo.gpu import gpu
-from spaces_demo.jobs import CancelFlag, Estimator, Progress, ProgressLike, Status, watch
+from spaces_demo.jobs import CancelFlag, Estimator, Status, watch
 from spaces_demo.limits import EraseSettings, RefusedError
 from spaces_demo.models import PipelineCache, Source, give_memory_back, load_pipeline
 
@@ -132,14 +133,14 @@ def erase_events(folder: Path, source: Source, settings: EraseSettings) -> Itera
     yield from watch(lambda tell: _erase(folder, source, settings, tell), _erase_estimator, CancelFlag(folder.parent))
 
 
-def _erase(folder: Path, source: Source, settings: EraseSettings, tell: Callable[[ProgressLike], None]) -> Erased:
+def _erase(folder: Path, source: Source, settings: EraseSettings, tell: Callable[[RunProgress], None]) -> Erased:
     import torch
 
     from scissorhands_hf import erase_concept
     from scissorhands_hf.hub import save_pipeline
     from scissorhands_hf.trainer.monitoring import UnlearningDivergedError
 
-    tell(Progress("load", 0, 1))
+    tell(RunProgress("load", 0, 1))
     pipe = load_pipeline(source.folder)
     config = {
         "disable_tqdm": True,
@@ -164,7 +165,7 @@ def _erase(folder: Path, source: Source, settings: EraseSettings, tell: Callable
             sampling=SHIPPED_SAMPLING if source.shipped else None,
             **{name: value for name, value in config.items() if value is not None},
         )
-        tell(Progress("files", 0, 1))
+        tell(RunProgress("files", 0, 1))
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         save_pipeline(pipe, partial, base_model=source.hub_id)
@@ -185,12 +186,12 @@ def draw_events(
 ) -> Iterator[Status]:
     """Draw prompts with the original and the unlearned pipeline and score them; the result: pictures of both, and scores."""
 
-    def task(tell: Callable[[ProgressLike], None]) -> tuple[dict, dict, list[PromptScore]]:
+    def task(tell: Callable[[RunProgress], None]) -> tuple[dict, dict, list[PromptScore]]:
         from scissorhands_hf.audit.probes import AuditPrompt, compare_pictures, draw_pictures
 
         total, pictures = 2 * len(prompts) * images, []
         for number, place in enumerate((source.folder, folder)):
-            tell(Progress("drawing", number * total // 2, total))
+            tell(RunProgress("drawing", number * total // 2, total))
             pictures.append(
                 draw_pictures(
                     _cache.get(place),
@@ -199,7 +200,7 @@ def draw_events(
                     seed=seed,
                     sampling=sampling,
                     batch_size=16 if source.shipped else 1,
-                    on_batch=lambda done, _, before=number * total // 2: tell(Progress("drawing", before + done, total)),
+                    on_batch=lambda done, _, before=number * total // 2: tell(RunProgress("drawing", before + done, total)),
                 )
             )
         scores = []

@@ -13,13 +13,15 @@ import torch
 from ..audit import AuditPrompt, Judge, audit_metrics, compare_pictures, draw_pictures, load_judge
 from ..report import ConceptErasureReport
 from ..trainer.checkpoints import library_versions
+from ..trainer.run_progress import Reporter
 from ..trainer.scopes import resolve_scopes
+from ..trainer.stage_callback import StageCallback
 from .erasure_config import ConceptErasureConfig
 from .erasure_trainer import ConceptErasureTrainer
 from .families import Family, check_pipeline, family_of
 from .guard import in_float32, only_denoiser_on_device, original_state, warn_of_shared_parts
 from .material import Examples, Material, gather_material, make_examples
-from .progress import ErasureProgress, Reporter
+from .progress import ErasureProgress
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .settings import build_config, default_sampling
 from .text_edit import check_scope
@@ -193,7 +195,7 @@ def _train(
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         # Checkpoints of the best step: local, temporary and without the optimizer.
         args.output_dir = str(Path(folder))
-        callbacks = [reporter.trainer_callback()]
+        callbacks = [StageCallback(reporter.tell)]
         trainer = ConceptErasureTrainer(family, args, *examples, material.table, callbacks, material.edit)
         trainer.measure_references()
         trainer.train()

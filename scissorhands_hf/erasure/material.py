@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..trainer.run_progress import Reporter
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, precompute_targets
 from .objectives import negative_guidance
 from .pictures import read_pictures
-from .progress import Reporter
 from .prompts import ConceptPrompts
 from .text_edit import TextEdit
 

@@ -41,6 +41,7 @@ from .paired_batches import (
 from .publishing import PublishingMixin
 from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes, resolve_scopes
+from .stage_callback import StageCallback
 
 
 logger = logging.getLogger(__name__)
@@ -226,6 +227,16 @@ class ScissorhandsTrainer(PublishingMixin):
 
     # ---- Steps 1 to 3: sensitivity, threshold, trim ----
 
+    def _stage_callbacks(self) -> list[StageCallback]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, StageCallback)]
+
+    def _told(self, losses: Iterator[Callable[[], Tensor]], total: int) -> Iterator[Callable[[], Tensor]]:
+        """The losses, with how many of them are done told to the stage callbacks."""
+        for done, loss in enumerate(losses):
+            for callback in self._stage_callbacks():
+                callback.on_sensitivity(done, total)
+            yield loss
+
     def trim(self) -> dict[str, Any]:
         """Re-initialise the weights that the forget set depends on most (paper, section 3.1). `train()` calls this once.
 
@@ -246,7 +257,7 @@ class ScissorhandsTrainer(PublishingMixin):
             batches = random_batches(len(self.forget_dataset), size, args.saliency_batches, self._data_seed())
         mine = batches[self.accelerator.process_index :: world]
         losses = tqdm(
-            self._forget_losses(mine),
+            self._told(self._forget_losses(mine), len(mine)),
             total=len(mine),
             desc="Connection sensitivity",
             disable=args.disable_tqdm or not self.is_local_process_zero(),
@@ -544,6 +555,8 @@ class _ScissorhandsCallback(TrainerCallback):
         if self.trainer.trim_report is None:
             self.trainer.trim_report = self.trainer.trim()
             cut = self.trainer.trim_report
+            for callback in self.trainer._stage_callbacks():
+                callback.on_trim(cut)
             if cut["threshold"] is not None:
                 self.trainer.log({"trim_threshold": cut["threshold"], "trimmed_weights": cut["trimmed"]})
 

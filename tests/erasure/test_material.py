@@ -10,9 +10,9 @@ from scissorhands_hf.erasure.families import family_of
 from scissorhands_hf.erasure.guard import original_state
 from scissorhands_hf.erasure.material import gather_material, make_examples
 from scissorhands_hf.erasure.noisy_examples import collate
-from scissorhands_hf.erasure.progress import Reporter
 from scissorhands_hf.erasure.prompts import build_prompts
 from scissorhands_hf.erasure.settings import build_config
+from scissorhands_hf.trainer.run_progress import Reporter
 
 
 SAMPLING = {"num_inference_steps": 2, "height": 32, "width": 32, "guidance_scale": 7.5}

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from scissorhands_hf.trainer.run_progress import RunProgress
 from spaces_demo import jobs
-from spaces_demo.jobs import CancelFlag, Estimator, Progress, watch
+from spaces_demo.jobs import CancelFlag, Estimator, watch
 from spaces_demo.limits import CancelledError
 
 
@@ -21,9 +22,9 @@ def every_status(monkeypatch):
 
 def test_stages_losses_and_result():
     def task(tell):
-        tell(Progress("first", 1, 2))
-        tell(Progress("second", 1, 3))
-        tell(Progress("second", 2, 3, retain_loss=0.5, forget_loss=2.0))
+        tell(RunProgress("first", 1, 2))
+        tell(RunProgress("second", 1, 3))
+        tell(RunProgress("second", 2, 3, retain_loss=0.5, forget_loss=2.0))
         return "made"
 
     seen = list(watch(task, Estimator(STAGES)))
@@ -35,7 +36,7 @@ def test_stages_losses_and_result():
 
 def test_a_silent_task_still_shows_its_clock():
     def task(tell):
-        tell(Progress("first", 0, 1))
+        tell(RunProgress("first", 0, 1))
         time.sleep(0.3)
 
     seen = list(watch(task, Estimator(STAGES)))
@@ -56,7 +57,7 @@ def test_cancel_stops_the_task_at_what_it_tells_next(tmp_path):
 
     def task(tell):
         for step in range(10**6):
-            tell(Progress("first", step, 10**6))
+            tell(RunProgress("first", step, 10**6))
             told.append(step)
             time.sleep(0.01)
 
@@ -77,7 +78,7 @@ def test_a_task_that_nobody_watches_ends():
     def task(tell):
         try:
             while True:
-                tell(Progress("first", 0, 1))
+                tell(RunProgress("first", 0, 1))
                 time.sleep(0.01)
         finally:
             ended.set()

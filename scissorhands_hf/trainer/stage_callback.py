@@ -1,0 +1,48 @@
+"""`StageCallback`: tells of a trainer's stages, for whoever shows them: the command line, the Space, a caller's callback."""
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class StageCallback(TrainerCallback):
+    """
+    Tells how far a trainer is: "sensitivity" (batches, then what was trimmed) and "repair" (optimizer steps). What `tell`
+    raises goes through the trainer and ends the run.
+
+    Args:
+        tell (`Callable`):
+            Called as `tell(stage, step, total, **values)`, with fields of [`RunProgress`] as values; see [`Reporter.tell`].
+        stage (`str`, defaults to `"repair"`):
+            What the training loop is called: for a stock [`~transformers.Trainer`] it is no repair.
+    """
+
+    def __init__(self, tell: Callable[..., None], stage: str = "repair"):
+        self.tell, self.stage = tell, stage
+        self._losses: dict[str, float] = {}
+
+    def on_sensitivity(self, step: int, total: int) -> None:
+        """Called by [`ScissorhandsTrainer`] with the forget batches done; transformers knows no such event."""
+        self.tell("sensitivity", step, total)
+
+    def on_trim(self, report: dict[str, Any]) -> None:
+        """Called by [`ScissorhandsTrainer`] with its trim report."""
+        batches = report.get("saliency_batches", 1)
+        # With trim_ratio=0 nothing was compared, and the stage is over as it begins.
+        counts = {"trimmed": report["trimmed"], "compared": report["candidates"]} if report["candidates"] else {}
+        self.tell("sensitivity", batches, batches, **counts)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._losses = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "retain_loss" in logs:
+            self._losses = {name: logs[name] for name in ("retain_loss", "forget_loss") if name in logs}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.tell(self.stage, state.global_step, state.max_steps, **self._losses)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The last steps' losses are logged only after their on_step_end.
+        self.tell(self.stage, state.global_step, state.max_steps, **self._losses)
