@@ -37,10 +37,12 @@ def add_parser(subparsers: Any) -> None:
     from transformers import TrainingArguments
 
     from ..erasure import ConceptErasureConfig
-    from ..trainer.scissorhands_config import ScissorhandsConfig
+    from ..trainer.recipes import TRAINING_FIELDS
 
-    redeclared = set(ScissorhandsConfig.__annotations__) | set(ConceptErasureConfig.__annotations__) | {"seed"}
-    options = options_of(ConceptErasureConfig, without={"output_dir"}, hidden=field_names(TrainingArguments) - redeclared)
+    shown = {*TRAINING_FIELDS, "logging_steps", "seed", "max_steps"}
+    options = options_of(
+        ConceptErasureConfig, without={"output_dir", "applied_recipe"}, hidden=field_names(TrainingArguments) - shown
+    )
     add, missing = options.add_argument, {"default": argparse.SUPPRESS}
     add_output_options(options, "the pipeline")
     add("--anchor", help="what the concept's prompts should show instead", **missing)

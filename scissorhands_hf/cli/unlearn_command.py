@@ -33,10 +33,13 @@ Every further field of ScissorhandsConfig, so of transformers' TrainingArguments
 def add_parser(subparsers: Any) -> None:
     from transformers import TrainingArguments
 
+    from ..trainer.recipes import TRAINING_FIELDS
     from ..trainer.scissorhands_config import ScissorhandsConfig
 
-    shown = set(ScissorhandsConfig.__annotations__) | {"seed", "max_steps"}
-    options = options_of(ScissorhandsConfig, without={"output_dir"}, hidden=field_names(TrainingArguments) - shown)
+    shown = {*TRAINING_FIELDS, "logging_steps", "seed", "max_steps"}
+    options = options_of(
+        ScissorhandsConfig, without={"output_dir", "applied_recipe"}, hidden=field_names(TrainingArguments) - shown
+    )
     add_output_options(options, "the model")
     for name, (_, explanation) in _OPTIONS.items():
         flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))

@@ -124,7 +124,7 @@ def make_examples(
     retain_set = material.retain_latents, material.retain_texts
     forget_set = material.forget_latents, material.forget_texts
     retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1)
-    forget = examples(*forget_set, per_epoch * args.per_device_forget_batch_size, 2)
+    forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2)
     retain_eval = examples(*retain_set, EVALUATION_EXAMPLES, 3)
     forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
     _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter)

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from typing import Any
 
-from ..trainer.recipes import get_recipe
+from ..trainer.recipes import ERASURE_DOOR, get_recipe
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 
@@ -22,6 +22,7 @@ _RESERVED = {
     "push_to_hub": "push the pipeline afterwards with pipe.push_to_hub(repo_id)",
     "resume_from_checkpoint": "a run that ends early leaves the original weights; start it again",
     "load_best_model_at_end": "the best step is always kept; see evaluations and damage_limit",
+    "remove_unused_columns": "the columns are those that erase_concept makes",
     "torch_compile": "compile the pipeline after erasing",
 }
 _MOST_STEPS = 25  # of the sampler, for pictures to learn from
@@ -45,7 +46,7 @@ def build_config(family: Family, recipe: str | None, anchor: str | None, values:
     values["recipe"] = recipe or DEFAULT_RECIPE
     objective = values.get("forget_objective")
     if anchor is not None:
-        chosen = objective or get_recipe(values["recipe"]).get("forget_objective")
+        chosen = objective or get_recipe(values["recipe"], ERASURE_DOOR).get("forget_objective")
         if objective not in (None, *WITH_ANCHOR):
             raise ValueError(f"forget_objective={objective!r} does not use anchor={anchor!r}; leave one of them out")
         values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
@@ -54,36 +55,14 @@ def build_config(family: Family, recipe: str | None, anchor: str | None, values:
         values = {**_LARGE, **values}
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
+    # Denoisers have a switch of their own, which Trainer does not know.
+    checkpointing = [values.pop(name, False) for name in ("gradient_checkpointing", "activation_checkpointing")]
     args = ConceptErasureConfig(output_dir="unused", **values)
-    values["max_steps"], values["evaluations"] = args.max_steps, args.evaluations
-    args = ConceptErasureConfig(output_dir="unused", remove_unused_columns=False, **_schedule(values))
     if args.reinit_target_modules is None:
         args.reinit_target_modules = list(family.reinit_patterns)
-    if args.gradient_checkpointing:
+    if any(checkpointing):
         family.denoiser.enable_gradient_checkpointing()
-        args.gradient_checkpointing = False
     return args
-
-
-def _schedule(values: dict[str, Any]) -> dict[str, Any]:
-    """When the trade-off is measured and the best step's weights are kept, by Trainer's own machinery."""
-    steps = values["max_steps"]
-    # The last step is always among them: it is the one with the smallest learning rate.
-    every = max(1, steps // values["evaluations"])
-    return {
-        **values,
-        "eval_strategy": "steps",
-        "eval_steps": every,
-        "save_strategy": "steps",
-        "save_steps": every,
-        "save_only_model": True,
-        "save_total_limit": 1,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_tradeoff",
-        "greater_is_better": False,
-        "logging_steps": values.get("logging_steps", max(1, steps // 40)),
-        "per_device_eval_batch_size": values.get("per_device_eval_batch_size", 32),
-    }
 
 
 def default_sampling(pipe: Any, sampling: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,10 +1,27 @@
 """Named settings: the reference's own, as published (DESIGN table), and the ones tuned in this repository.
 
-A recipe fills the fields of :class:`~scissorhands_hf.ScissorhandsConfig` that the user left open; explicit arguments win.
+A recipe fills the fields of a [`ScissorhandsConfig`] that the user left open; explicit arguments win. Each belongs to one of
+the two doors: training on data of one's own, or erasing a concept from a pipeline. Imports nothing heavy.
 """
 
+import copy
+import dataclasses
 import difflib
 from typing import Any
+
+
+TRAINER_DOOR, ERASURE_DOOR = "ScissorhandsTrainer", "erase_concept"
+# Fields of TrainingArguments that a recipe may set, beside those of UnlearningSettings and ErasureSettings.
+TRAINING_FIELDS = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "lr_scheduler_type",
+    "max_grad_norm",
+)
 
 
 _SELF_ATTENTION_OF_TWO_BLOCKS = ["up_blocks.1.attentions.1.*attn1.*", "up_blocks.2.attentions.1.*attn1.*"]
@@ -66,12 +83,23 @@ def _tuned_fashion_mnist(**settings: Any) -> dict[str, Any]:
     }
 
 
-RECIPES: dict[str, dict[str, Any]] = {
+_TRAINER_RECIPES: dict[str, dict[str, Any]] = {
     "cifar10-random-10": _reference_classification(5e-3, 0.03, 0.05, 10, every=1),
     "cifar10-random-50": _reference_classification(1e-3, 0.03, 0.01, 10, every=10),
     "cifar100-random-10": _reference_classification(5e-3, 0.01, 1.0, 10, every=1),
     "svhn-class": _reference_classification(1e-3, 0.1, 0.1, 10, every=1),
     "celeba-identity": _reference_classification(2e-4, 0.005, 0.3, 5, every=10),
+    "fashion-mnist-class": _tuned_fashion_mnist(
+        learning_rate=0.01,
+        trim_ratio=0.003,
+        threshold_scope="reinit",
+        reinit_target_modules=["resnet.encoder.stages.3", "classifier"],
+        per_device_forget_batch_size=16,
+    ),
+    "fashion-mnist-random": _tuned_fashion_mnist(learning_rate=0.02, trim_ratio=0.03, per_device_forget_batch_size=32),
+}
+
+_ERASURE_RECIPES: dict[str, dict[str, Any]] = {
     "stable-diffusion-nudity": _reference_diffusion(1e-5, 0.005, 5, "redirect"),
     "stable-diffusion-class": _reference_diffusion(2e-5, 0.001, 3, "ascent"),
     "concept": {
@@ -88,25 +116,66 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "lr_scheduler_type": "linear",
     },
-    "fashion-mnist-class": _tuned_fashion_mnist(
-        learning_rate=0.01,
-        trim_ratio=0.003,
-        threshold_scope="reinit",
-        reinit_target_modules=["resnet.encoder.stages.3", "classifier"],
-        per_device_forget_batch_size=16,
-    ),
-    "fashion-mnist-random": _tuned_fashion_mnist(learning_rate=0.02, trim_ratio=0.03, per_device_forget_batch_size=32),
 }
 
+# All, by name.
+RECIPES: dict[str, dict[str, Any]] = {**_TRAINER_RECIPES, **_ERASURE_RECIPES}
 
-def get_recipe(name: str) -> dict[str, Any]:
-    """The settings of the recipe called ``name``, as a fresh dict.
+
+def recipes_of(door: str) -> dict[str, dict[str, Any]]:
+    """The recipes, by name, of ``"ScissorhandsTrainer"`` or of ``"erase_concept"``."""
+    return {TRAINER_DOOR: _TRAINER_RECIPES, ERASURE_DOOR: _ERASURE_RECIPES}[door]
+
+
+def get_recipe(name: str, door: str) -> dict[str, Any]:
+    """The settings of the recipe called ``name``, as a copy.
+
+    Args:
+        name: a key of `RECIPES`.
+        door: that it is to fit.
 
     Raises:
-        ValueError: there is no such recipe; the message lists those there are.
+        ValueError: there is no such recipe, or it is the other door's; the message lists those that fit.
     """
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"recipe={name!r} is not known.{hint} Recipes: {', '.join(sorted(RECIPES))}.")
-    return dict(RECIPES[name])
+    fitting = recipes_of(door)
+    if name in fitting:
+        return copy.deepcopy(fitting[name])
+    names = ", ".join(sorted(fitting))
+    if name in RECIPES:
+        other = ERASURE_DOOR if door == TRAINER_DOOR else TRAINER_DOOR
+        raise ValueError(f"recipe={name!r} is for {other}. Those for {door}: {names}.")
+    close = difflib.get_close_matches(name, fitting, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"recipe={name!r} is not known.{hint} Recipes for {door}: {names}.")
+
+
+def apply_recipe(config: Any, given: set[str]) -> None:
+    """Fill in the fields of ``config`` that were left open by those of its recipe, once, and note them in `applied_recipe`.
+
+    Args:
+        config: a [`ScissorhandsConfig`], as its constructor received it.
+        given: names of the fields that have explicit values; others are open where they have their default.
+
+    Raises:
+        ValueError: see :func:`get_recipe`; or `applied_recipe` is not what a configuration noted.
+    """
+    if not isinstance(config.applied_recipe, dict | None):
+        raise ValueError(f"applied_recipe={config.applied_recipe!r} is set by the configuration; leave it out")
+    earlier = dict(config.applied_recipe or {})
+    earlier_name = earlier.pop("recipe", None)
+    # Of a copy: what the recipe had filled in and was not changed since.
+    filled = {name: value for name, value in earlier.items() if getattr(config, name) == value}
+    if config.recipe is None:
+        config.applied_recipe = None
+        return
+    settings = get_recipe(config.recipe, config.door)
+    if earlier_name != config.recipe:
+        defaults = {item.name: item.default for item in dataclasses.fields(config)}
+        for name in filled:  # by another recipe, which no longer holds
+            setattr(config, name, defaults[name])
+        filled = {
+            name: value for name, value in settings.items() if name not in given and getattr(config, name) == defaults[name]
+        }
+        for name, value in filled.items():
+            setattr(config, name, value)
+    config.applied_recipe = {"recipe": config.recipe, **filled}

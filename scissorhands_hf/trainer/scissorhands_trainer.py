@@ -131,6 +131,9 @@ class ScissorhandsTrainer(PublishingMixin):
         logger.info(self.scopes.describe(self.model))
         self.forget_loss_ceiling = self._probe_losses()
         self.add_callback(_ScissorhandsCallback(self))
+        if args.applied_recipe:
+            filled = {name: value for name, value in args.applied_recipe.items() if name != "recipe"}
+            logger.info("The recipe %r filled in: %s", args.recipe, json.dumps(filled, ensure_ascii=False))
         logger.info("Scissorhands settings in effect: %s", json.dumps(args.method_settings(), ensure_ascii=False))
 
     # ---- The model and its weights ----
@@ -182,7 +185,7 @@ class ScissorhandsTrainer(PublishingMixin):
     def _forget_batch_size(self) -> int:
         """Per device; shrinks with the train batch under `auto_find_batch_size`."""
         args: ScissorhandsConfig = self.args
-        scaled = args.per_device_forget_batch_size * self._train_batch_size // args.per_device_train_batch_size
+        scaled = args.forget_batch_size * self._train_batch_size // args.per_device_train_batch_size
         return min(max(1, scaled), len(self.forget_dataset))
 
     def _data_seed(self) -> int:

@@ -1,0 +1,96 @@
+"""The settings of a concept's erasure with their defaults, apart from `TrainingArguments`, readable without torch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..trainer.field_checks import require, require_choices, require_count, require_not_negative
+
+
+@dataclass
+class ErasureSettings:
+    r"""
+    What pictures and targets Scissorhands is applied to when a concept is erased. `max_steps` is the length of repair; the
+    noisy examples are divided over `num_train_epochs`, at the start of each of which the gradient memories are renewed.
+
+    Args:
+        pictures_per_concept (`int`, *optional*, defaults to 64):
+            Pictures that the pipeline draws of each concept; with `forget_images` given, none are drawn.
+        retain_pictures (`int`, *optional*, defaults to 128):
+            Pictures that it draws of what is to be kept; with `retain_images` given, none are drawn.
+        picture_guidance (`float`, *optional*, defaults to 2):
+            Guidance scale, ≥ 0, of the pictures drawn to learn from; a lower one of the pipeline's or the user's wins. Little
+            guidance draws varied pictures, which are nearer to real ones.
+        retain_objective (`str`, *optional*, defaults to `"distillation"`):
+            `"distillation"`: predict on retain pictures what the frozen original predicts. `"data"`: the denoising loss, as in
+            the reference.
+        negative_guidance_strength (`float`, *optional*, defaults to 1):
+            η ≥ 0 of the objective `"negative_guidance"` (ESD, arXiv:2303.07345).
+        closed_form_overshoot (`float`, *optional*, defaults to 1):
+            α ≥ 0 of the objective `"closed_form"`: how far beyond the anchor's answers the text layers' new answers lie, in
+            units of the distance between the concept's and the anchor's. 0: the anchor's answers (UCE, arXiv:2308.14761), which
+            are relearned soon; much more than 1: pictures of the concept's prompts become noise.
+        closed_form_keep_weight (`float`, *optional*, defaults to 20):
+            κ ≥ 0: weight of the prompts to keep against those to edit.
+        closed_form_ridge (`float`, *optional*, defaults to 1e-4):
+            λ > 0, in units of the inputs' mean square: holds what no prompt asks for.
+        redirect_teacher (`str`, *optional*, defaults to `"frozen"`):
+            Whose prediction for the anchor's prompt the objective `"redirect"` follows: the frozen original's, or that of the
+            model in training (`"live"`, as in the reference).
+        sensitivity_guidance (`float`, *optional*, defaults to 0):
+            Guidance scale of the prediction whose denoising loss the connection sensitivity is measured on; 0: the plain
+            conditional prediction.
+        damage_limit (`float`, *optional*, defaults to 0.05):
+            Share, > 0, by which the denoising loss of kept prompts may rise; beyond it the run warns, and steps that exceed it
+            are not chosen when others do not.
+        evaluations (`int`, *optional*, defaults to 4):
+            How often in a run the trade-off between forgetting and damage is measured; the best step's weights are kept.
+        patience (`int`, *optional*):
+            Stop when that many measurements in a row bring nothing better. Default: never.
+        max_steps (`int`, *optional*, defaults to 150):
+            Optimizer steps of repair.
+    """
+
+    pictures_per_concept: int = field(default=64, metadata={"help": "Pictures drawn of each concept."})
+    retain_pictures: int = field(default=128, metadata={"help": "Pictures that it draws of what is to be kept."})
+    picture_guidance: float = field(default=2.0, metadata={"help": "Guidance scale of the pictures to learn from."})
+    retain_objective: str = field(
+        default="distillation",
+        metadata={"help": "'distillation' from the original, or 'data'.", "choices": ("distillation", "data")},
+    )
+    negative_guidance_strength: float = field(default=1.0, metadata={"help": "η >= 0 of 'negative_guidance'."})
+    closed_form_overshoot: float = field(default=1.0, metadata={"help": "α >= 0 of 'closed_form'."})
+    closed_form_keep_weight: float = field(default=20.0, metadata={"help": "κ >= 0, weight of what is kept."})
+    closed_form_ridge: float = field(default=1e-4, metadata={"help": "λ > 0, holds what no prompt asks for."})
+    redirect_teacher: str = field(
+        default="frozen",
+        metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'.", "choices": ("frozen", "live")},
+    )
+    sensitivity_guidance: float = field(default=0.0, metadata={"help": "Guidance scale of the sensitivity; 0: none."})
+    damage_limit: float = field(default=0.05, metadata={"help": "Share by which the kept loss may rise, > 0."})
+    evaluations: int = field(default=4, metadata={"help": "Measurements of the trade-off in a run."})
+    patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
+    max_steps: int = field(default=150, metadata={"help": "Optimizer steps of repair."})
+
+    def erasure_settings(self) -> dict[str, Any]:
+        """The values of the fields of this class alone, by name."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(ErasureSettings)}
+
+    def check_erasure_settings(self) -> None:
+        """Raise ValueError, naming the field and its value, for the first choice or number that is out of range."""
+        require_choices(self, ErasureSettings)
+        require_count(self, "pictures_per_concept", "retain_pictures", "evaluations", "max_steps")
+        require_not_negative(
+            self,
+            "negative_guidance_strength",
+            "sensitivity_guidance",
+            "picture_guidance",
+            "closed_form_overshoot",
+            "closed_form_keep_weight",
+        )
+        ridge, patience = self.closed_form_ridge, self.patience
+        require(self, "closed_form_ridge", math.isfinite(ridge) and ridge > 0, "must be a number > 0")
+        require(self, "damage_limit", self.damage_limit > 0, "must be > 0, as 0.05")
+        require(self, "patience", patience is None or patience >= 1, "must be a whole number >= 1, or None")
+        require(self, "evaluations", self.evaluations <= self.max_steps, f"exceeds max_steps={self.max_steps}")

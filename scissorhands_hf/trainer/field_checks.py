@@ -1,0 +1,40 @@
+"""Checks of a settings class's fields, by one wording: the field, its value, and what it must be. Imports nothing heavy."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+def require(settings: Any, name: str, condition: bool, demand: str) -> None:
+    """Raise ValueError ``NAME=VALUE DEMAND`` unless ``condition`` holds.
+
+    Args:
+        settings: the object whose field it is.
+        name: of the field.
+        condition: what must hold.
+        demand: continues the sentence, as "must be > 0, as 1e-3".
+    """
+    if not condition:
+        raise ValueError(f"{name}={getattr(settings, name)!r} {demand}")
+
+
+def require_choices(settings: Any, dataclass: type) -> None:
+    """Raise ValueError for the first field of ``dataclass`` with ``choices`` in its metadata whose value is none of them."""
+    for field in dataclasses.fields(dataclass):
+        if choices := field.metadata.get("choices"):
+            known = ", ".join(map(repr, choices))
+            require(settings, field.name, getattr(settings, field.name) in choices, f"is not one of {known}")
+
+
+def require_count(settings: Any, *names: str) -> None:
+    """Raise ValueError for the first of the fields ``names`` that is no whole number of at least 1."""
+    for name in names:
+        value = getattr(settings, name)
+        require(settings, name, math.isfinite(value) and int(value) == value >= 1, "must be a whole number >= 1")
+
+
+def require_not_negative(settings: Any, *names: str) -> None:
+    """Raise ValueError for the first of the fields ``names`` that is no finite number of at least 0."""
+    for name in names:
+        value = getattr(settings, name)
+        require(settings, name, math.isfinite(value) and value >= 0, "must be a number >= 0")

@@ -1,0 +1,176 @@
+"""The method's own settings with their defaults, apart from `TrainingArguments`, so that they can be read without torch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from .field_checks import require, require_choices, require_count, require_not_negative
+
+
+@dataclass
+class UnlearningSettings:
+    r"""
+    What Scissorhands is told beside how to train. Symbols are those of the paper, arXiv:2401.06187.
+
+    Args:
+        recipe (`str`, *optional*):
+            Name of a set of tested settings, see `scissorhands_hf.RECIPES`. Explicit arguments win over it.
+        trim_ratio (`float`, *optional*, defaults to 0.03):
+            Share of the weights in `threshold_scope`, in [0, 1), whose connection sensitivity counts as high. Those of them
+            that lie in `reinit_target_modules` are re-initialised; with 0 nothing is.
+        saliency_batches (`int`, *optional*, defaults to -1):
+            Number B of forget batches over which the sensitivity is summed; -1 takes the whole forget set once.
+        threshold_scope (`str`, *optional*, defaults to `"all"`):
+            Which weights the threshold is taken over: `"all"` trainable weights (as the reference does), or the
+            `"reinit"` scope alone.
+        reinit_target_modules (`str` or `list[str]`, *optional*):
+            Which weights may be re-initialised, as patterns on parameter names: a dotted part of a name
+            (`"encoder.stages.3"`), a glob over the whole name (`"*.attention.*"`), or a regular expression after `"re:"`.
+            Default: by architecture (last two stages of a ResNet; else the last third of the repeated blocks and the head).
+        trainable_target_modules (`str` or `list[str]`, *optional*):
+            Which weights are trained during repair; the others are frozen. Default: all that require gradients.
+        projection_target_modules (`str` or `list[str]`, *optional*):
+            Which gradients are remembered and projected. Default: those of all trained weights.
+        forget_weight (`float`, *optional*, defaults to 0.05):
+            λ ≥ 0 in L(D_r) − λ·L(D_f).
+        forget_objective (`str`, *optional*, defaults to `"ascent"`):
+            `"ascent"` on the forget loss; the other objectives are for diffusion pipelines.
+        forget_loss_ceiling (`float`, *optional*):
+            Ascent stops where the forget loss of a batch exceeds this value: the batch then adds no gradient and the step
+            is not projected, so nothing pushes further up. Default: 2·ln K for K classes (or tokens), twice the loss of a
+            uniform guess, where a model has long forgotten; `float("inf")` switches it off.
+        forget_schedule (`str`, *optional*, defaults to `"cycle"`):
+            `"cycle"`: every step has a forget batch, the forget set starts over when it is used up. `"once"`: each forget
+            example once per epoch (as the reference does), its batches spread evenly over the epoch's steps, and an epoch
+            long enough for all of them.
+        per_device_forget_batch_size (`int`, *optional*):
+            Forget examples per device and step. Default: as many as retain examples (`per_device_train_batch_size`), at most
+            the size of the forget set.
+        projection (`bool`, *optional*, defaults to `True`):
+            Whether gradients are projected off the gradient memories.
+        projection_margin (`float`, *optional*, defaults to 0):
+            Lower bound, ≥ 0, of each coefficient v_i of a projected step; 0 is the plain cone projection. The reference's 0.5
+            (in absolute units) forces an ascent that nothing bounds.
+        projection_margin_unit (`str`, *optional*, defaults to `"gradient"`):
+            `"gradient"`: the margin is a multiple of ‖g‖/‖m_i‖; `"absolute"`: as published.
+        projection_epsilon (`float`, *optional*, defaults to 1e-3):
+            Ridge ε > 0 of the projection's quadratic problem.
+        projection_every (`int`, *optional*, defaults to 1):
+            Project at every n-th optimizer step.
+        memory_batches (`int`, *optional*, defaults to 1):
+            Number M of gradient memories, one forget batch each, renewed at the start of every epoch. Each takes as much
+            memory as the gradients.
+        memory_every (`int`, *optional*):
+            Renew the memories at every n-th optimizer step, too. Default: at the start of each epoch alone.
+        sharpness_radius (`float`, *optional*, defaults to 0):
+            ρ ≥ 0: the forget part of the loss is minimised at weights moved by ρ towards relearning, along the memories, so
+            that forgetting withstands fine-tuning (arXiv:2010.01412, arXiv:2502.05374; not in the paper). 0: as published.
+        divergence_factor (`float`, *optional*, defaults to 2):
+            The run stops with an error when the mean retain loss of an epoch exceeds that of the first epoch by this factor,
+            > 1.
+    """
+
+    recipe: str | None = field(default=None, metadata={"help": "Name of a set of tested settings; explicit arguments win."})
+    trim_ratio: float = field(
+        default=0.03, metadata={"help": "Share of weights in threshold_scope whose sensitivity counts as high, in [0, 1)."}
+    )
+    saliency_batches: int = field(
+        default=-1, metadata={"help": "Forget batches over which sensitivity is summed; -1: the whole forget set once."}
+    )
+    threshold_scope: str = field(
+        default="all",
+        metadata={"help": "Threshold over 'all' trainable weights or the 'reinit' scope alone.", "choices": ("all", "reinit")},
+    )
+    reinit_target_modules: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Patterns (dotted part, glob, or 're:' regex) of parameters that may be re-initialised. Default: by "
+            "architecture."
+        },
+    )
+    trainable_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Patterns of parameters that are trained; the others are frozen. Default: all."}
+    )
+    projection_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Patterns of parameters whose gradients are projected. Default: all trained."}
+    )
+    forget_weight: float = field(default=0.05, metadata={"help": "λ >= 0 in L(D_r) - λ L(D_f)."})
+    forget_objective: str = field(
+        default="ascent",
+        metadata={
+            "help": "'ascent'; 'redirect', 'negative_guidance', 'closed_form': for diffusion pipelines.",
+            "choices": ("ascent", "redirect", "negative_guidance", "closed_form"),
+        },
+    )
+    forget_loss_ceiling: float | None = field(
+        default=None,
+        metadata={"help": "Ascent stops where a forget batch's loss exceeds this. Default: 2 ln K; inf: never."},
+    )
+    forget_schedule: str = field(
+        default="cycle",
+        metadata={
+            "help": "'cycle': a forget batch in every step; 'once': each forget example once per epoch.",
+            "choices": ("once", "cycle"),
+        },
+    )
+    per_device_forget_batch_size: int | None = field(
+        default=None, metadata={"help": "Forget examples per device and step. Default: per_device_train_batch_size."}
+    )
+    projection: bool = field(default=True, metadata={"help": "Project gradients off the gradient memories."})
+    projection_margin: float = field(
+        default=0.0, metadata={"help": "Lower bound >= 0 of the coefficients of a projected step; 0: plain cone."}
+    )
+    projection_margin_unit: str = field(
+        default="gradient",
+        metadata={
+            "help": "'gradient': margin in units of |g|/|m|; 'absolute': as published.",
+            "choices": ("gradient", "absolute"),
+        },
+    )
+    projection_epsilon: float = field(default=1e-3, metadata={"help": "Ridge > 0 of the projection's quadratic problem."})
+    projection_every: int = field(default=1, metadata={"help": "Project at every n-th optimizer step."})
+    memory_batches: int = field(default=1, metadata={"help": "Number M of gradient memories."})
+    memory_every: int | None = field(default=None, metadata={"help": "Renew memories at every n-th step; default: each epoch."})
+    sharpness_radius: float = field(
+        default=0.0, metadata={"help": "ρ >= 0: forget at weights moved by ρ towards relearning; 0: as published."}
+    )
+    divergence_factor: float = field(
+        default=2.0, metadata={"help": "Stop when an epoch's retain loss exceeds the first epoch's by this factor, > 1."}
+    )
+
+    @property
+    def uses_memories(self) -> bool:
+        """Whether gradient memories are kept: for the projection, or to look ahead at relearning."""
+        return self.projection or self.sharpness_radius > 0
+
+    def unlearning_settings(self) -> dict[str, Any]:
+        """The values of the fields of this class alone, by name."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(UnlearningSettings)}
+
+    def check_unlearning_settings(self) -> None:
+        """Raise ValueError, naming the field and its value, for the first choice or number that is out of range."""
+        require_choices(self, UnlearningSettings)
+        require(self, "trim_ratio", 0 <= self.trim_ratio < 1, "must lie in [0, 1), for example 0.03; 0 trims nothing")
+        batches = self.saliency_batches
+        require(self, "saliency_batches", batches == -1 or batches >= 1, "must be at least 1, or -1 for the whole forget set")
+        require(
+            self,
+            "forget_weight",
+            math.isfinite(self.forget_weight) and self.forget_weight >= 0,
+            "must be a number >= 0: λ is subtracted, so a negative value would teach the forget set",
+        )
+        ceiling, every = self.forget_loss_ceiling, self.memory_every
+        require(
+            self,
+            "forget_loss_ceiling",
+            ceiling is None or ceiling > 0,
+            "must be > 0, None for 2 ln K, or float('inf') for no ceiling",
+        )
+        require_not_negative(self, "projection_margin", "sharpness_radius")
+        require(self, "memory_every", every is None or every >= 1, "must be a whole number >= 1, or None")
+        require(self, "projection_epsilon", self.projection_epsilon > 0, "must be > 0, as 1e-3")
+        require(self, "divergence_factor", self.divergence_factor > 1, "must be > 1, float('inf') to switch the check off")
+        require_count(self, "projection_every", "memory_batches")
+        if self.per_device_forget_batch_size is not None:
+            require_count(self, "per_device_forget_batch_size")
