@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy, has_length
+from transformers.trainer_utils import has_length
 
 from .scissorhands_config import ScissorhandsConfig
 
@@ -62,11 +62,7 @@ def check_arguments(args: TrainingArguments | None, objectives: Sequence[str]) -
             raise ValueError(
                 f"accelerator_config.{name}=True would cut paired batches apart; leave it False: every process draws its own"
             )
-    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        raise ValueError(
-            f"hub_strategy={args.hub_strategy.value!r} would upload optimizer state and gradient memories, from which forget "
-            "examples can be guessed. Use 'every_save' or 'end'; a run is resumed from its local checkpoints."
-        )
+    args.check_hub_strategy()  # again: `args.set_push_to_hub` does not
 
 
 def check_distributed(accelerator: Accelerator) -> None:

@@ -15,7 +15,8 @@ def require(settings: Any, name: str, condition: bool, demand: str) -> None:
         demand: continues the sentence, as "must be > 0, as 1e-3".
     """
     if not condition:
-        raise ValueError(f"{name}={getattr(settings, name)!r} {demand}")
+        value = getattr(settings, name)
+        raise ValueError(f"{name}={getattr(value, 'value', value)!r} {demand}")  # of an enumeration the plain value
 
 
 def require_choices(settings: Any, dataclass: type) -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..report.card_options import CardOptions
-from .field_checks import require_count
+from .field_checks import require, require_count
 from .recipes import TRAINER_DOOR, TRAINING_FIELDS, apply_recipe
 from .unlearning_settings import UnlearningSettings
 
@@ -26,6 +27,9 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
     Args:
         logging_steps (`float`, *optional*, defaults to 10):
             As in `TrainingArguments`, whose default is 500: runs of unlearning are short.
+        hub_strategy (`str`, *optional*, defaults to `"end"`):
+            As in `TrainingArguments`; with `push_to_hub=True` no other is accepted, for they push during training, when weights
+            are half unlearned.
         applied_recipe (`dict`, *optional*):
             Set by the configuration: the name of the recipe that was applied, as `"recipe"`, and the fields that it filled in.
 
@@ -44,6 +48,9 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
     door: ClassVar[str] = TRAINER_DOOR
 
     logging_steps: float = field(default=10, metadata={"help": "Log every X updates steps."})
+    hub_strategy: HubStrategy | str = field(
+        default="end", metadata={"help": "'end'; with the others half-unlearned weights would be pushed."}
+    )
     # A field, so that a copy by `dataclasses.replace` tells what it was made from. Typed as TrainingArguments' own dicts are.
     applied_recipe: dict | str | None = field(
         default=None, metadata={"help": "Set by the configuration: the recipe that was applied and what it filled in."}
@@ -81,6 +88,17 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
         require_count(self, "per_device_train_batch_size")
         CardOptions.__post_init__(self)
         TrainingArguments.__post_init__(self)
+        self.check_hub_strategy()
+
+    def check_hub_strategy(self) -> None:
+        """Raise ValueError if checkpoints would be pushed."""
+        require(
+            self,
+            "hub_strategy",
+            not self.push_to_hub or self.hub_strategy == HubStrategy.END,
+            "would push checkpoints, whose weights are half unlearned (and, with some, optimizer state and gradient memories, "
+            "from which forget examples can be guessed). Use 'end' and call trainer.push_to_hub() after train()",
+        )
 
     @property
     def forget_batch_size(self) -> int:

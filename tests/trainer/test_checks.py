@@ -65,8 +65,6 @@ def test_overlap_of_ids_is_warned_of_without_naming_them(config, caplog) -> None
     [
         ({"forget_objective": "redirect"}, "forget_objective='redirect' needs a diffusion pipeline"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' is not supported"),
-        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "hub_strategy='checkpoint' would upload optimizer state"),
-        ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy='all_checkpoints' would upload"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches=True"),
         ({"reinit_target_modules": "encoder.layer.9"}, "the pattern 'encoder.layer.9' matches no parameter"),
     ],

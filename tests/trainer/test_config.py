@@ -11,7 +11,7 @@ import sys
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from scissorhands_hf import RECIPES, ConceptErasureConfig, ScissorhandsConfig
+from scissorhands_hf import RECIPES, ConceptErasureConfig, ScissorhandsConfig, ScissorhandsTrainer
 from scissorhands_hf.erasure import ErasureSettings
 from scissorhands_hf.trainer import UnlearningSettings
 from scissorhands_hf.trainer.recipes import recipes_of
@@ -235,6 +235,17 @@ def test_copies_and_pickles_are_the_same(tmp_path) -> None:
     for copied in (copy.copy(args), copy.deepcopy(args), pickle.loads(pickle.dumps(args))):
         assert copied.method_settings() == args.method_settings() and copied.applied_recipe == args.applied_recipe
         assert vars(copied).keys() == vars(args).keys()
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_half_unlearned_weights_are_not_to_be_pushed(strategy: str, tmp_path) -> None:
+    with pytest.raises(ValueError, match=rf"^hub_strategy='{strategy}' would push checkpoints.*Use 'end'"):
+        ScissorhandsConfig(str(tmp_path), push_to_hub=True, hub_strategy=strategy)
+    assert ScissorhandsConfig(str(tmp_path), push_to_hub=True).hub_strategy == "end"
+    args = ScissorhandsConfig(str(tmp_path), hub_strategy=strategy)  # has no effect without push_to_hub
+    args.set_push_to_hub("me/model", strategy=strategy)
+    with pytest.raises(ValueError, match=rf"^hub_strategy='{strategy}' would push"):
+        ScissorhandsTrainer(args=args)
 
 
 def test_an_erasures_schedule_follows_from_its_length(tmp_path) -> None:
