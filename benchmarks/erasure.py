@@ -58,7 +58,7 @@ from tqdm.auto import tqdm
 
 from scissorhands_hf import erase_concept
 from scissorhands_hf.core import trim as trimming
-from scissorhands_hf.erasure.prompts import CONCEPT_TEMPLATES, fill
+from scissorhands_hf.erasure.words import CONCEPT_TEMPLATES, fill
 
 
 # Best of the settings that were tried, see the README.

@@ -41,11 +41,11 @@ from spaces_demo.tasks import (
     Attack,
     Comparison,
     Erased,
+    attack_prompts,
     draw_events,
     erase_events,
     import_libraries,
     judge_for,
-    paraphrases,
     recipe_names,
 )
 
@@ -176,7 +176,7 @@ class Workbench:
         prompts = [
             (prompt, "paraphrase", concept if judge is not None and judge.knows(concept) else None)
             for concept in erased.settings.concepts
-            for prompt in paraphrases(concept)
+            for prompt in attack_prompts(concept, erased.report)
         ]
         with self._working(session):
             for status in draw_events(

@@ -110,12 +110,12 @@ ATTACK_TEMPLATES = (
 )
 
 
-def paraphrases(concept: str) -> list[str]:
-    """Wordings of a concept that its erasure did not train on."""
-    from scissorhands_hf.erasure.prompts import PARAPHRASE_TEMPLATES, fill
+def attack_prompts(concept: str, report: ConceptErasureReport) -> list[str]:
+    """Wordings of a concept that its erasure did not train on; a look is asked of things that the report kept."""
+    from scissorhands_hf.erasure import paraphrases
 
-    texts = [fill(template, concept) for template in (*PARAPHRASE_TEMPLATES, *ATTACK_TEMPLATES)]
-    return list(dict.fromkeys(text for text in texts if text))
+    things = [score.label for score in report.prompts if score.group in ("kept", "neighbour") and score.label]
+    return paraphrases(concept, list(dict.fromkeys(things)), extra_templates=ATTACK_TEMPLATES)
 
 
 def judge_for(source: Source) -> Any:

@@ -5,3 +5,4 @@ from .mixin import ConceptErasureMixin as ConceptErasureMixin
 from .mixin import enable_concept_erasure as enable_concept_erasure
 from .progress import STAGES as STAGES
 from .progress import ErasureProgress as ErasureProgress
+from .report_prompts import paraphrases as paraphrases

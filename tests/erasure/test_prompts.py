@@ -5,7 +5,9 @@ from tiny_pipelines import CLIP_TOKENS, tiny_stable_diffusion
 
 from scissorhands_hf import erase_concept
 from scissorhands_hf.erasure.families import family_of
-from scissorhands_hf.erasure.prompts import GENERIC_SUBJECTS, build_prompts, check_names, fill, is_look, mentions
+from scissorhands_hf.erasure.prompts import build_prompts, check_names
+from scissorhands_hf.erasure.report_prompts import paraphrases
+from scissorhands_hf.erasure.words import GENERIC_SUBJECTS, is_look, mentions
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,9 @@ def family(pipe):
         ({"concept": "dress", "anchor": "dress"}, ValueError, "anchor='dress' contains the concept"),
         ({"concept": "dress", "anchor": "a red Dress"}, ValueError, "anchor"),
         ({"concept": "dress", "keep": ["coat", "dresses"]}, ValueError, "keep holds 'dresses'"),
+        ({"concept": "man", "keep": ["coat", "men"]}, ValueError, "keep holds 'men'"),
+        ({"concept": "dresses", "keep": ["red dress"]}, ValueError, "keep holds 'red dress'"),
+        ({"concept": "men", "anchor": "man"}, ValueError, "anchor='man' contains"),
         ({"concept": "dress", "keep": "coat"}, TypeError, r"keep=\['coat'\]"),
         ({"concept": "dress " * CLIP_TOKENS}, ValueError, "'dress dress"),
         ({"concept": "dress", "keep": ["coat " * CLIP_TOKENS]}, ValueError, "keep=.*would be cut off"),
@@ -54,38 +59,6 @@ def test_what_cannot_work_is_refused_before_any_weight_changes(pipe, arguments, 
 
 def test_names_are_tidied(family):
     assert check_names("  red   dress ", " coat", ["bag "], family) == (["red dress"], "coat", ["bag"])
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "expected"),
-    [
-        ("a red dress", "dress", True),
-        ("Dresses", "dress", True),
-        ("a dresser", "dress", False),
-        ("t-shirt", "shirt", True),
-        ("shirt", "t-shirt", False),
-        ("a (dog)", "(dog)", True),
-        ("category", "cat", False),
-    ],
-)
-def test_mentions_looks_for_whole_words(text, name, expected):
-    assert mentions(text, name) is expected
-
-
-@pytest.mark.parametrize(
-    ("name", "one", "many"),
-    [
-        ("dress", "a dress", "dresses"),
-        ("ankle boot", "an ankle boot", "ankle boots"),
-        ("city", "a city", "cities"),
-        ("boy", "a boy", "boys"),
-        ("trousers", "trousers", "trousers"),
-        ("bus", "a bus", "bus"),
-        ("{many} 100%", "a {many} 100%", "{many} 100%s"),
-    ],
-)
-def test_articles_and_plurals(name, one, many):
-    assert (fill("{one}", name), fill("{many}", name), fill("the {}", name)) == (one, many, f"the {name}")
 
 
 def test_prompts_ask_for_the_concept_and_keep_others(family):
@@ -167,9 +140,39 @@ def test_a_look_to_keep_is_kept_on_things(family):
     assert [row for row in prompts.report if row[2] == "in the style of Degas"][0][0].endswith("in the style of Degas")
 
 
-@pytest.mark.parametrize("name", ["dress", "stylist", "red dress", "Monet"])
-def test_things_are_no_looks(name):
-    assert not is_look(name)
+@pytest.mark.parametrize(
+    ("look", "asked"),
+    [
+        ("in the style of Monet", "a photo of a coat in the style of Monet"),
+        ("Van Gogh style", "a photo of a coat, Van Gogh style"),
+        ("red", "a photo of a red coat"),
+    ],
+)
+def test_the_report_asks_for_a_look_as_a_look_of_things_that_the_tokenizer_knows(family, look, asked):
+    prompts = build_prompts([look], None, [], [], family, retain_count=4, seed=1)
+    rows = [row for row in prompts.report if row[1] in ("concept", "paraphrase")]
+    assert (asked, "concept", look) in rows and {label for _, _, label in rows} == {look}
+    assert {group for _, group, _ in rows} == {"concept", "paraphrase"}
+    for text, group, _ in rows:
+        assert any(thing in text for thing in ("coat", "bag", "dress")) and look in text
+        assert not text.endswith((" a red", "the red")) and " an in the" not in text and "a Van Gogh" not in text
+        assert group == "concept" or text not in {*prompts.forget, *prompts.retain, *prompts.kept_texts}
+
+
+def test_paraphrases_ask_for_a_thing_itself_and_for_a_look_of_things_in_turn():
+    assert paraphrases("dress") == [
+        "this is an image of a dress", "a picture showing a dress", "look at the photo of the dress",
+    ]  # fmt: skip
+    assert paraphrases("in the style of Monet", ["coat", "bag", "shoe"]) == [
+        "this is an image of a coat in the style of Monet",
+        "a picture showing a bag in the style of Monet",
+        "look at the photo of the shoe in the style of Monet",
+    ]
+    # Not "a blue red coat".
+    assert "a red coat for sale" in paraphrases("red", ["coat"], extra_templates=["a blue {}", "{one} for sale"])
+    assert not any("blue" in text for text in paraphrases("red", ["blue", "coat"], extra_templates=["a blue {}"]))
+    assert "a blue dress" in paraphrases("dress", ["coat"], extra_templates=["a blue {}"])
+    assert paraphrases("red") == ["red"]  # nothing to ask it of
 
 
 def test_without_anything_known_only_the_bare_name_is_edited(family):

@@ -190,6 +190,17 @@ def test_comparing_draws_the_same_seeds_with_both(erased):
             next(bench.compare("a", **{"prompt": "a bag", **bad}))
 
 
+def test_an_attack_on_a_look_asks_for_it_on_things_that_were_kept():
+    from scissorhands_hf.report import ConceptErasureReport, PromptScore
+
+    rows = [("concept", "red"), ("kept", "bag"), ("neighbour", "coat")]
+    report = ConceptErasureReport(prompts=[PromptScore("a prompt", *row, 2, None, None, 0.1) for row in rows])
+    prompts = tasks.attack_prompts("red", report)
+    assert "a picture showing a red coat" in prompts and any("for sale" in prompt for prompt in prompts)
+    assert all("red bag" in prompt or "red coat" in prompt or "red bags" in prompt for prompt in prompts)
+    assert "a red dress" in tasks.attack_prompts("dress", report)  # a thing is asked for itself, in colours as well
+
+
 @pytest.mark.slow
 def test_an_attack_puts_the_worst_wording_first(erased):
     bench, _ = erased

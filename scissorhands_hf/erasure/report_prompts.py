@@ -1,0 +1,73 @@
+"""Prompts that the report draws before and after: the concept, the same in other words, and what is kept."""
+
+from collections.abc import Sequence
+
+from .kept_prompts import KeptWords
+from .words import LOOKS, PARAPHRASE_TEMPLATES, KnownWords, fill, is_look, photo, with_look
+
+
+# A look is asked of that many things in the plainest words.
+LOOK_THINGS = 3
+NAMED_SHOWN = 8
+
+
+def report_prompts(concepts: Sequence[str], kept: KeptWords, known_words: KnownWords) -> list[tuple[str, str, str | None]]:
+    """Prompt, group and label of each, as `AuditPrompt` takes them; the label of a concept is always the concept."""
+    rows: list[tuple[str, str, str | None]] = []
+    for name in concepts:
+        rows += [(text, "concept", name) for text in _plainest(name, _spread(kept.subjects, LOOK_THINGS))]
+        rows += [(text, "paraphrase", name) for text in paraphrases(name, kept.subjects, known_words)]
+    for name in kept.named[:NAMED_SHOWN]:
+        rows += [(text, "kept", name) for text in _plainest(name, kept.subjects[:1])]
+    others = "neighbour" if kept.named else "kept"
+    for number, name in enumerate(_spread(kept.subjects, 2 if kept.named else 6)):
+        rows.append((photo(name), others, name))
+        if kept.looks and number % 2:
+            look = kept.looks[(number // 2) % len(kept.looks)]
+            rows.append((photo(f"{look} {name}"), others, name))
+    return rows
+
+
+def paraphrases(
+    concept: str,
+    things: Sequence[str] = (),
+    known_words: KnownWords | None = None,
+    extra_templates: Sequence[str] = (),
+) -> list[str]:
+    """
+    Wordings of a concept that its erasure did not train on.
+
+    Args:
+        concept (`str`): what was erased. A look is asked of things: "this is an image of a red coat".
+        things (*optional*): to ask a look of, which the pipeline's tokenizer knows, each template with one of them in turn.
+            Without any, nothing but the look itself can be asked for.
+        known_words (*optional*): of the pipeline's tokenizer: plurals that it would have to spell are left out.
+        extra_templates (*optional*): to use as well; with `{}`, `{one}` or `{many}` for the concept.
+
+    Returns:
+        The prompts, each once.
+    """
+    templates = (*PARAPHRASE_TEMPLATES, *extra_templates)
+    things = [thing for thing in things if not is_look(thing)]
+    if not is_look(concept):
+        texts = [fill(template, concept, known_words) for template in templates]
+    elif things:
+        # Two colours of one thing contradict each other.
+        apt = [template for template in templates if not LOOKS.intersection(template.split())]
+        names = _spread(things, len(apt))
+        texts = [with_look(template, names[number % len(names)], concept) for number, template in enumerate(apt)]
+    else:
+        texts = [concept]
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _plainest(name: str, things: Sequence[str]) -> list[str]:
+    """A photo of it; of a look, of the things that have it."""
+    if not is_look(name):
+        return [photo(name)]
+    return [with_look("a photo of {one}", thing, name) for thing in things] or [name]
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the names, evenly over the list."""
+    return list(dict.fromkeys(names[i * len(names) // count] for i in range(count))) if names else []
