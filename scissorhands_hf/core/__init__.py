@@ -1,23 +1,26 @@
 """The Scissorhands algorithm (Wu & Harandi, ECCV 2024, arXiv:2401.06187) on plain tensors and modules.
 
-This room imports torch only and knows nothing of trainers, pipelines or Hubs. Its files follow the paper's order:
+This room imports torch only (and scipy, where several memories are kept) and knows nothing of trainers, pipelines or Hubs.
+Weights are whole on every process, never shards. Its files follow the paper's order:
 
 1. :mod:`.sensitivity` - connection sensitivity of every weight on the forget set (paper section 3.1);
 2. :mod:`.threshold` - the exact value that the top share of sensitivities exceeds;
 3. :mod:`.trim` - re-initialise the weights above it, in place, from their own initial distribution;
+   `trim_model` does 1 to 3;
 4. :mod:`.memory` - gradient memories of the forget loss and the projection of the repair gradient (section 3.2);
    :mod:`.projection` - filling the memories, and projecting the gradients of a model in training.
 
-Beside it, for layers that read text alone: :mod:`.closed_form` - other answers for a concept, the old ones for the rest. And
-:mod:`.modes` - the modes of dropout and batch norm in which gradients of the forget set are measured.
+Beside it: :mod:`.modes` - the modes of dropout and batch norm in which gradients of the forget set are measured; and, for
+layers that read text alone, :mod:`.closed_form` - other answers for a concept, the old ones for the rest.
 """
 
 from .closed_form import ClosedFormEdit
 from .memory import GradientMemory, Projection, nonnegative_coefficients
+from .modes import evaluation_mode, unrecorded_batch_norm
 from .projection import project_gradients, relearned_weights, renew_memories
 from .sensitivity import connection_sensitivity, stream_gradients
 from .threshold import exact_threshold
-from .trim import NoInitialDistributionError, trim_model, trim_weights
+from .trim import NoInitialDistributionError, TrimAccount, trim_model, trim_weights
 
 
 __all__ = [
@@ -25,7 +28,9 @@ __all__ = [
     "GradientMemory",
     "NoInitialDistributionError",
     "Projection",
+    "TrimAccount",
     "connection_sensitivity",
+    "evaluation_mode",
     "exact_threshold",
     "nonnegative_coefficients",
     "project_gradients",
@@ -34,4 +39,5 @@ __all__ = [
     "stream_gradients",
     "trim_model",
     "trim_weights",
+    "unrecorded_batch_norm",
 ]

@@ -1,6 +1,6 @@
 """Step 4 of Scissorhands: gradient memories of the forget loss, and the projection of the repair gradient."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,28 +65,14 @@ class GradientMemory:
         relative_margin: if true, the bound of v_i is ``margin`` · ‖g‖ / ‖m_i‖, so that the forced ascent is a fixed share of
             the gradient; if false the bound is ``margin`` itself, as published, which nothing limits when ‖m_i‖ grows.
         epsilon: ridge of the quadratic problem, > 0.
-        reduce: sums a small float64 CPU tensor over processes when gradients are sharded over them.
     """
 
-    def __init__(
-        self,
-        size: int = 1,
-        margin: float = 0.0,
-        relative_margin: bool = False,
-        epsilon: float = 1e-3,
-        reduce: Callable[[Tensor], Tensor] | None = None,
-    ):
+    def __init__(self, size: int = 1, margin: float = 0.0, relative_margin: bool = False, epsilon: float = 1e-3):
         if not (size >= 1 and 0 <= margin < float("inf") and 0 < epsilon < float("inf")):
             raise ValueError(f"size={size} must be >= 1, margin={margin} finite and >= 0, epsilon={epsilon} finite and > 0")
         self.size, self.margin, self.relative_margin, self.epsilon = size, margin, relative_margin, epsilon
-        self.reduce = reduce
         self.rows: list[Tensor] = []
         self.gram = torch.empty(0)
-
-    @property
-    def ready(self) -> bool:
-        """Whether memories have been stored since the object was made."""
-        return bool(self.rows)
 
     def allocate(self, gradients: Sequence[Tensor]) -> None:
         """Make room for memories of gradients like these (shapes, dtypes, devices); keeps the room of the last call."""
@@ -110,7 +96,7 @@ class GradientMemory:
             for part in row.split(_CHUNK, dim=1):
                 part = part.double()
                 gram += (part @ part.T).cpu()
-        self.gram = self._total(gram)
+        self.gram = gram
 
     def project(self, gradients: Sequence[Tensor]) -> Projection:
         """Correct ``gradients`` in place if they oppose a memory.
@@ -128,7 +114,7 @@ class GradientMemory:
             square = torch.dot(g, g) if self.relative_margin else products.new_zeros(())
             own = torch.cat([products, square.reshape(1)]).double()
             sums[g.device] = sums[g.device] + own if g.device in sums else own
-        totals = self._total(sum(tensor.cpu() for tensor in sums.values()))
+        totals = sum(tensor.cpu() for tensor in sums.values())
         dots, norm = totals[:-1], totals[-1].sqrt()
         if not (dots < 0).any():
             return Projection(dots.tolist(), [0.0] * self.size)
@@ -148,7 +134,7 @@ class GradientMemory:
         return Projection(dots.tolist(), coefficients.tolist())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The memories (this process's part) for a checkpoint on local disk; they reveal the forget set."""
+        """The memories, for a checkpoint on local disk; they reveal the forget set."""
         return {str(index): row for index, row in enumerate(self.rows)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -162,6 +148,3 @@ class GradientMemory:
         for index, row in enumerate(self.rows):
             row.copy_(state[str(index)])
         self.close_refresh()
-
-    def _total(self, tensor: Tensor) -> Tensor:
-        return tensor if self.reduce is None else self.reduce(tensor)

@@ -6,11 +6,6 @@ import torch
 from torch import Tensor, nn
 
 
-def local(tensor: Tensor) -> Tensor:
-    """The part of ``tensor`` that lives on this process, sharing its memory (a DTensor's shard, else itself)."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
 def stream_gradients(
     compute_loss: Callable[[], Tensor],
     parameters: Mapping[str, nn.Parameter],
@@ -24,8 +19,8 @@ def stream_gradients(
     Args:
         compute_loss: runs the forward pass and returns a scalar loss.
         parameters: the parameters whose gradients are wanted, each with ``requires_grad``; no others are computed.
-        consume: called once for each parameter that the loss depends on, with its name and this process's part of
-            its gradient, same shape, dtype and device as the parameter. It may change the gradient in place.
+        consume: called once for each parameter that the loss depends on, with its name and its gradient, same shape, dtype
+            and device as the parameter. It may change the gradient in place.
 
     Returns:
         The detached loss.
@@ -33,7 +28,7 @@ def stream_gradients(
 
     def hand_over(name: str) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
-            gradient, parameter.grad = local(parameter.grad), None
+            gradient, parameter.grad = parameter.grad, None
             consume(name, gradient.to_dense() if gradient.is_sparse else gradient)
 
         return hook
@@ -43,9 +38,7 @@ def stream_gradients(
     handles = [p.register_post_accumulate_grad_hook(hand_over(name)) for name, p in parameters.items()]
     try:
         loss = compute_loss()
-        # FSDP2 computes with gathered copies, so its sharded parameters are not in the graph and cannot be named.
-        sharded = any(hasattr(parameter, "to_local") for parameter in parameters.values())
-        loss.backward(inputs=None if sharded else list(parameters.values()))
+        loss.backward(inputs=list(parameters.values()))
     finally:
         for handle in handles:
             handle.remove()
@@ -68,21 +61,21 @@ def connection_sensitivity(
         losses: B callables, one for each forget batch; each runs a forward pass and returns that batch's loss. With
             ``reduce``, a process may have none.
         parameters: the candidate weights by name; any shapes, floating dtype. Not changed.
-        reduce: sums a tensor over processes that saw different batches, in place or not, and returns it; left out
-            for a single process and for weights sharded over processes, whose gradients are already reduced.
+        reduce: sums a tensor over processes that saw different batches, in place or not, and returns it; left out for a
+            single process.
 
     Returns:
-        For each name a float32 tensor of (this process's part of) the parameter's shape, on its device; zero where
-        the loss does not depend on the weight.
+        For each name a float32 tensor of the parameter's shape, on its device; zero where the loss does not depend on the
+        weight.
 
     Raises:
         ValueError: no loss was given, or a loss, weight or gradient is not finite.
     """
     for name, parameter in parameters.items():
-        if not _is_finite(local(parameter.detach())):
+        if not is_finite(parameter.detach()):
             raise ValueError(f"the weights of {name!r} contain NaN or infinity")
     accumulators = {
-        name: torch.zeros_like(local(parameter.detach()), dtype=torch.float32, memory_format=torch.preserve_format)
+        name: torch.zeros_like(parameter.detach(), dtype=torch.float32, memory_format=torch.preserve_format)
         for name, parameter in parameters.items()
     }
 
@@ -101,12 +94,12 @@ def connection_sensitivity(
     for name, accumulator in accumulators.items():
         if reduce is not None:
             accumulator.copy_(reduce(accumulator))
-        accumulator.mul_(local(parameters[name].detach()).abs())
-        if not _is_finite(accumulator):
+        accumulator.mul_(parameters[name].detach().abs())
+        if not is_finite(accumulator):
             raise ValueError(f"the gradient of the forget loss contains NaN or infinity for {name!r}")
     return accumulators
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether all values are finite: their extremes are not if one is not, and finding those needs no memory."""
     return tensor.numel() == 0 or all(torch.isfinite(extreme).item() for extreme in tensor.aminmax())

@@ -1,6 +1,6 @@
 """Step 2 of Scissorhands: the threshold, found exactly without gathering or sorting the sensitivities."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ _BIT_VIEWS = {torch.float32: torch.int32, torch.float64: torch.int64}
 def exact_threshold(
     scores: Collection[Tensor],
     ratio: float,
-    reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[float, int]:
     r"""The exact value :math:`\tau` that the top ``ratio`` of all scores exceed.
 
@@ -29,10 +28,9 @@ def exact_threshold(
         scores: tensors of any shapes, one common dtype (float32 or float64), all values finite and >= 0, and no -0.0, as
             absolute values are.
         ratio: share of scores that may exceed the threshold, in (0, 1).
-        reduce: sums an int64 tensor over the processes when each holds a shard of the scores; all get the same result.
 
     Returns:
-        ``(tau, n)``: the threshold and the number of scores over all processes.
+        ``(tau, n)``: the threshold and the number of scores.
 
     Raises:
         ValueError: the ratio is outside (0, 1), there are no scores, dtypes differ or are unsupported, or a score is
@@ -50,10 +48,7 @@ def exact_threshold(
     rank = prefix = None
     count = 0
     for shift in range(bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
-        histogram = _digit_histogram(scores, _BIT_VIEWS[dtype], shift, prefix)
-        if reduce is not None:
-            histogram = reduce(histogram)
-        histogram = histogram.cpu()
+        histogram = _digit_histogram(scores, _BIT_VIEWS[dtype], shift, prefix).cpu()
         if rank is None:
             # Infinity and NaN have the largest exponent bits, negative numbers the sign bit, which comes before all.
             if histogram[smallest_bad:].any():

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .sensitivity import connection_sensitivity, local
+from .sensitivity import connection_sensitivity
 from .threshold import exact_threshold
 
 
@@ -42,7 +42,7 @@ def trim_weights(
 
     Args:
         model: the module that owns ``targets``; changed in place, same storage.
-        sensitivity: for each target's name (this process's part of) a tensor of its shape; other names are ignored.
+        sensitivity: for each target's name a tensor of its shape; other names are ignored.
         threshold: weights with a strictly greater sensitivity are re-initialised.
         targets: the parameters that may be re-initialised, by their full name in ``model``; a tied parameter once.
         seed: of the fresh draws; the same seed gives the same weights on every process of the same device type, and
@@ -51,7 +51,7 @@ def trim_weights(
             as model libraries do when they build a model.
 
     Returns:
-        How many weights (of this process's part) were re-initialised, for each target outside normalisation layers.
+        How many weights were re-initialised, for each target outside normalisation layers.
 
     Raises:
         NoInitialDistributionError: neither ``initialize`` nor the module fills a target.
@@ -78,8 +78,7 @@ def trim_weights(
             parameter = targets[name]
             fresh = _fresh_values(model, name, parameter, initialize)
             cut = sensitivity[name] > threshold
-            weights = local(parameter.data)
-            weights.copy_(torch.where(cut, _like_sharded(fresh, parameter), weights))
+            parameter.copy_(torch.where(cut, fresh, parameter))
             counts[name] = int(cut.sum())
     return counts
 
@@ -98,6 +97,8 @@ def _fresh_values(
         return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
     fresh = nn.Parameter(torch.full(parameter.shape, float("nan"), dtype=parameter.dtype, device=parameter.device))
     family = [owner, *_ancestors(model, path)]
+    # torch's own dict of a module (private, as of torch 2.13): setattr would register and check anew, and there is no other
+    # way to lay a tensor of another device in a parameter's place without the module's hooks and ties noticing.
     stand_in, owner._parameters[leaf] = owner._parameters[leaf], fresh
     try:
         if initialize is not None:
@@ -132,7 +133,10 @@ def _ancestors(model: nn.Module, path: str) -> Iterator[nn.Module]:
 
 @contextmanager
 def _shapes_only(model: nn.Module) -> Iterator[None]:
-    """While inside, every parameter and buffer of ``model`` is a tensor of the same shape without memory."""
+    """While inside, every parameter and buffer of ``model`` is a tensor of the same shape without memory.
+
+    By torch's own dicts of a module (private, as of torch 2.13), as in :func:`_fresh_values`.
+    """
     stand_ins: dict[int, Tensor] = {}
 
     def stand_in(tensor: Tensor) -> Tensor:
@@ -156,13 +160,25 @@ def _shapes_only(model: nn.Module) -> Iterator[None]:
             module._buffers.update(buffers)
 
 
-def _like_sharded(fresh: Tensor, parameter: nn.Parameter) -> Tensor:
-    """This process's part of ``fresh``, cut as ``parameter`` is; every process drew the same values, so none is sent."""
-    if not hasattr(parameter, "to_local"):
-        return fresh
-    from torch.distributed.tensor import distribute_tensor
+@dataclass(frozen=True)
+class TrimAccount:
+    """What a trim did: counts, never which weights.
 
-    return distribute_tensor(fresh, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
+    Args:
+        threshold: τ.
+        candidates: weights compared.
+        above_threshold: asked for by the ratio.
+        trimmed: re-initialised.
+        per_module: ``{"trimmed": …, "weights": …}`` of each module in the scope.
+        seconds: of ``sensitivity`` and ``trim``.
+    """
+
+    threshold: float
+    candidates: int
+    above_threshold: int
+    trimmed: int
+    per_module: dict[str, dict[str, int]]
+    seconds: dict[str, float]
 
 
 def trim_model(
@@ -174,7 +190,7 @@ def trim_model(
     seed: int,
     initialize: Callable[[nn.Module], object] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[dict[str, Any], dict[str, float]]:
+) -> TrimAccount:
     """Re-initialise, in place, those of ``targets`` that are among the top ``ratio`` of ``candidates`` by sensitivity.
 
     Args:
@@ -188,8 +204,7 @@ def trim_model(
         reduce: sums a tensor over data-parallel processes.
 
     Returns:
-        The account (``threshold``, ``candidates``, ``above_threshold`` asked for, ``trimmed``, ``per_module`` counts; never
-        which weights), and the seconds of ``sensitivity`` and ``trim``.
+        The account.
     """
     started = time.perf_counter()
     sensitivity = connection_sensitivity(forget_losses, candidates, reduce)
@@ -203,11 +218,11 @@ def trim_model(
         row = per_module.setdefault(name.rpartition(".")[0] or name, {"trimmed": 0, "weights": 0})
         row["trimmed"] += trimmed
         row["weights"] += targets[name].numel()
-    account = {
-        "threshold": threshold,
-        "candidates": total,
-        "above_threshold": int(ratio * total),
-        "trimmed": sum(counts.values()),
-        "per_module": per_module,
-    }
-    return account, {"sensitivity": measured - started, "trim": finished - measured}
+    return TrimAccount(
+        threshold=threshold,
+        candidates=total,
+        above_threshold=int(ratio * total),
+        trimmed=sum(counts.values()),
+        per_module=per_module,
+        seconds={"sensitivity": measured - started, "trim": finished - measured},
+    )

@@ -12,7 +12,9 @@ from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
+from ..core.sensitivity import is_finite
 from .scissorhands_config import ScissorhandsConfig
+from .weight_states import adapters, meta_weight, quantisation, sharded_weight
 
 
 logger = logging.getLogger(__name__)
@@ -76,36 +78,34 @@ def check_distributed(accelerator: Accelerator) -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Reject weights that cannot be trimmed: quantised, frozen under an adapter, half precision, or not finite."""
-    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
-        method = getattr(model, "quantization_method", None)
+    """Reject weights that cannot be trimmed: sharded, quantised, frozen under an adapter, half precision, or not finite."""
+    if (name := sharded_weight(model)) is not None:
         raise ValueError(
-            f"the model's weights are quantised ({getattr(method, 'value', method)}) and cannot be re-initialised one by one. "
-            "Load it without quantization_config (in bf16 if memory is short)."
+            f"the weight {name!r} is sharded over processes (a DTensor); load the model without distributed_config or "
+            "fully_shard, and use DistributedDataParallel"
         )
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if hasattr(model, "peft_config") and not all(
+    if (name := meta_weight(model)) is not None:
+        raise ValueError(f"the weight {name!r} has no memory (device 'meta'); load the model without offloading")
+    if (kind := quantisation(model)) is not None:
+        raise ValueError(
+            f"the model's weights are quantised ({kind}) and cannot be re-initialised one by one. Load it without "
+            "quantization_config (in bf16 if memory is short)."
+        )
+    if adapters(model) is not None and not all(
         p.requires_grad for name, p in model.named_parameters() if "lora_" not in name and "modules_to_save" not in name
     ):
         raise ValueError(
             "the model is a PEFT model with a frozen base: what it must forget lies in weights that would not change, and an "
             "adapter can be switched off. Merge it first (model = model.merge_and_unload()) and unlearn the merged model."
         )
-    if not trainable:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("no weight of the model requires gradients; call model.requires_grad_(True) on what may change")
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise ValueError(f"the weight {name!r} has no memory (device 'meta'); load the model without offloading")
-        if hasattr(parameter, "to_local"):
-            raise ValueError(
-                f"the weight {name!r} is sharded over processes (a DTensor); load the model without distributed_config or "
-                "fully_shard, and use DistributedDataParallel"
-            )
         if parameter.requires_grad and parameter.dtype == torch.float16:
             raise ValueError(
                 f"the weight {name!r} is float16, in which small gradients vanish; use model.float() or model.bfloat16()"
             )
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+        if not is_finite(parameter.detach()):
             raise ValueError(f"the weight {name!r} contains NaN or infinity; load an intact checkpoint")
 
 

@@ -1,6 +1,7 @@
 """`ScissorhandsTrainer`: a `transformers.Trainer` that makes a model forget."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -268,11 +269,11 @@ class ScissorhandsTrainer(PublishingMixin):
 
         over_processes = partial(self.accelerator.reduce, reduction="sum") if world > 1 else None
         with evaluation_mode(self.model):
-            report, seconds = trim_model(
+            account = trim_model(
                 self.model, losses, candidates, scope, args.trim_ratio, args.seed, initializer_of(self.model), over_processes
             )
-        report["saliency_batches"] = len(batches)
-        self.seconds.update(seconds)
+        report = {**dataclasses.asdict(account), "saliency_batches": len(batches)}
+        self.seconds.update(report.pop("seconds"))
         if report["trimmed"] == 0:
             logger.warning(
                 "No weight was re-initialised: none in the scope is among the top %s of %s weights. A larger trim_ratio or "

@@ -279,15 +279,13 @@ def test_a_memory_that_was_never_stored_adds_nothing(size: int, margin: float) -
         assert torch.equal(vector(step), g)
 
 
-# -------------------- storing, saving, several processes
+# -------------------- storing, saving
 
 
 def test_memories_are_copies_of_minus_the_gradient_and_a_refresh_replaces_them() -> None:
     memory = GradientMemory(2)
-    assert not memory.ready
     first, second = [gradients(1), gradients(2)], [gradients(3), gradients(4)]
     remember(memory, first)
-    assert memory.ready
     for one in first:
         for g in one:
             g.fill_(9.0)  # a reused gradient buffer must not reach the memory
@@ -341,38 +339,6 @@ def test_allocate_makes_room_for_gradients_of_other_shapes() -> None:
     remember(memory, [[torch.ones(3), torch.ones(4)]])
     remember(memory, [[torch.ones(5), torch.ones(2, 2)]])
     assert memory.gram.item() == 9.0
-
-
-@pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize(("margin", "relative"), [(0.0, False), (0.2, True)])
-def test_two_shards_with_reduce_equal_the_whole(size: int, margin: float, relative: bool) -> None:
-    forget, step = opposing(size)
-    whole = GradientMemory(size, margin, relative)
-    remember(whole, forget)
-    parts = [slice(0, 2), slice(2, None)]
-    received: list[list[Tensor]] = [[], []]
-
-    def reduce(rank: int, tensor: Tensor) -> Tensor:
-        assert tensor.dtype == torch.float64 and tensor.device.type == "cpu"
-        received[rank].append(tensor.clone())
-        return tensor
-
-    for rank, part in enumerate(parts):  # first, what each process would send
-        memory = GradientMemory(size, margin, relative, reduce=lambda t, rank=rank: reduce(rank, t))
-        remember(memory, [one[part] for one in forget])
-        memory.project([t.clone() for t in step[part]])
-    assert [len(messages) for messages in received] == [2, 2], "one message for a refresh, one for a step"
-    totals = [first + second for first, second in zip(*received, strict=True)]
-
-    expected = whole.project(step_copy := [t.clone() for t in step])
-
-    for part in parts:  # then the same again with the sums
-        answers = iter(totals)
-        memory = GradientMemory(size, margin, relative, reduce=lambda t, a=answers: next(a))
-        remember(memory, [one[part] for one in forget])
-        done = memory.project(shard := [t.clone() for t in step[part]])
-        assert done.coefficients == pytest.approx(expected.coefficients, rel=1e-6, abs=1e-9)
-        torch.testing.assert_close(vector(shard), vector(step_copy[part]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [{"size": 0}, {"margin": -0.1}, {"epsilon": 0.0}, {"epsilon": -1.0}, {"margin": float("nan")}])

@@ -1,8 +1,6 @@
 """The exact threshold against brute force: concatenate, sort, take the k-th value."""
 
 import math
-import threading
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -109,50 +107,6 @@ def test_many_random_cases() -> None:
         sizes = torch.randint(1, 400, (int(torch.randint(1, 6, (), generator=generator)),), generator=generator)
         scores = [torch.randn(int(size), generator=generator).pow(4) for size in sizes]
         check(scores, float(torch.rand((), generator=generator).clamp(1e-4, 1 - 1e-4)))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("processes", [2, 3])
-def test_shards_agree_with_the_whole(processes: int, dtype: torch.dtype) -> None:
-    whole = torch.cat([torch.rand(1000, dtype=dtype), torch.zeros(50, dtype=dtype), torch.rand(30, dtype=dtype).repeat(5)])
-    shards = [list(part.split(100)) for part in whole[torch.randperm(len(whole))].tensor_split(processes)]
-    for ratio in (0.01, 0.3):
-        results = in_threads(shards, ratio)
-        assert results == [brute_force([whole], ratio)] * processes
-
-
-def test_a_bad_score_in_one_shard_raises_on_every_process() -> None:
-    results = in_threads([[torch.rand(10)], [torch.tensor([1.0, float("nan")])], [torch.empty(0)]], 0.5)
-    assert [type(result) for result in results] == [ValueError] * 3
-
-
-def in_threads(shards: list[list[Tensor]], ratio: float) -> list:
-    """What each of len(shards) processes returns or raises, with a real all-reduce between threads."""
-    barrier, slots = threading.Barrier(len(shards), timeout=20), [torch.empty(0)] * len(shards)
-    results: list = [None] * len(shards)
-
-    def reduce_as(rank: int) -> Callable[[Tensor], Tensor]:
-        def reduce(tensor: Tensor) -> Tensor:
-            slots[rank] = tensor.clone()
-            barrier.wait()
-            total = torch.stack(slots).sum(0)
-            barrier.wait()
-            return total
-
-        return reduce
-
-    def work(rank: int) -> None:
-        try:
-            results[rank] = exact_threshold(shards[rank], ratio, reduce_as(rank))
-        except ValueError as error:
-            results[rank] = error
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(shards))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

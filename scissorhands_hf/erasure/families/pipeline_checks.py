@@ -5,6 +5,8 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from ...trainer.weight_states import adapters, meta_weight, quantisation, sharded_weight
+
 
 def refuse(pipe: Any, problem: str, way_out: str) -> NoReturn:
     """Raise the ValueError of an unsupported pipeline."""
@@ -27,9 +29,7 @@ def check_pipeline(pipe: Any) -> None:
     for name, component in _modules(pipe):
         _check_wrapped(pipe, name, component)
         _check_hooks(pipe, name, component)
-        _check_quantised(pipe, name, component)
-        _check_adapters(pipe, name, component)
-        _check_memory(pipe, name, component)
+        _check_weights(pipe, name, component)
     fused = getattr(pipe, "fused_loras", None)
     if fused:
         refuse(
@@ -93,50 +93,26 @@ def _check_hooks(pipe: Any, name: str, component: nn.Module) -> None:
             )
 
 
-def _check_quantised(pipe: Any, name: str, component: nn.Module) -> None:
-    method = getattr(component, "quantization_method", None)
-    quantised = getattr(component, "is_quantized", False) or getattr(component, "hf_quantizer", None) is not None
-    kind = getattr(method, "value", method)
-    odd = next(
-        (
-            (path, parameter)
-            for path, parameter in component.named_parameters()
-            if not parameter.is_floating_point() or parameter.element_size() < 2 or type(parameter) is not nn.Parameter
-        ),
-        None,
-    )
-    if odd is not None and not quantised:
-        kind = f"{type(odd[1]).__name__} of {odd[1].dtype} at {odd[0]}"
-    if quantised or odd is not None:
+def _check_weights(pipe: Any, name: str, component: nn.Module) -> None:
+    if (weight := sharded_weight(component)) is not None:
+        refuse(pipe, f"the weight {weight} of its {name} is sharded over processes", "Load it without a parallel plan.")
+    if (weight := meta_weight(component)) is not None:
         refuse(
             pipe,
-            f"the weights of its {name} are quantised ({kind or 'by a quantizer'})",
+            f"the weight {weight} of its {name} has no memory (device 'meta')",
+            "Load the pipeline without offloading or device_map.",
+        )
+    if (kind := quantisation(component)) is not None:
+        refuse(
+            pipe,
+            f"the weights of its {name} are quantised ({kind})",
             "Load the pipeline without quantization_config (in bfloat16 if memory is short), erase, and quantise the result.",
         )
-
-
-def _check_adapters(pipe: Any, name: str, component: nn.Module) -> None:
-    adapters = getattr(component, "peft_config", None)
-    layer = next((path for path, module in component.named_modules() if hasattr(module, "lora_A")), None)
-    if adapters or layer is not None:
-        names = f" ({', '.join(map(repr, adapters))})" if isinstance(adapters, dict) else ""
+    if (found := adapters(component)) is not None:
+        names = f" ({', '.join(map(repr, found))})" if found else ""
         refuse(
             pipe,
             f"its {name} has LoRA adapters{names}, which could be switched off or on again afterwards",
             "Take them off with pipe.unload_lora_weights() (after pipe.unfuse_lora() if they are fused); or, to keep them for "
-            "good, call pipe.fuse_lora(), "
-            "pipe.unload_lora_weights(), pipe.save_pretrained(folder) and load that folder.",
+            "good, call pipe.fuse_lora(), pipe.unload_lora_weights(), pipe.save_pretrained(folder) and load that folder.",
         )
-
-
-def _check_memory(pipe: Any, name: str, component: nn.Module) -> None:
-    meta = next((path for path, parameter in component.named_parameters() if parameter.device.type == "meta"), None)
-    if meta is not None:
-        refuse(
-            pipe,
-            f"the weight {meta} of its {name} has no memory (device 'meta')",
-            "Load the pipeline without offloading or device_map.",
-        )
-    sharded = next((path for path, parameter in component.named_parameters() if hasattr(parameter, "to_local")), None)
-    if sharded is not None:
-        refuse(pipe, f"the weight {sharded} of its {name} is sharded over processes", "Load it without a parallel plan.")

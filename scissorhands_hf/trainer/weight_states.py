@@ -1,0 +1,52 @@
+"""States of a model in which its weights cannot be trimmed and trained one by one.
+
+Each function finds one and says what it found; how that is refused, and what leads out of it, is for the door through which the
+model came.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+
+def sharded_weight(model: nn.Module) -> str | None:
+    """The name of the first weight of which each process holds a part (a DTensor)."""
+    return _first(model, lambda weight: hasattr(weight, "to_local"))
+
+
+def meta_weight(model: nn.Module) -> str | None:
+    """The name of the first weight that has no memory, as offloading leaves it (device "meta")."""
+    return _first(model, lambda weight: weight.is_meta)
+
+
+def quantisation(model: nn.Module) -> str | None:
+    """What the weights are quantised by, or the first weight that is held in another way than as floats of 16 bits or more.
+
+    Args:
+        model: as loaded; sharded weights look quantised here, so :func:`sharded_weight` is to be asked before.
+    """
+    method = getattr(model, "quantization_method", None)  # transformers' and diffusers' name for it
+    flagged = getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None
+    if flagged or method is not None:
+        return str(getattr(method, "value", method) or "by a quantizer")
+    odd = _first(
+        model,
+        # A tensor subclass stands for other values than it holds; a subclass of Parameter is still one.
+        lambda weight: not weight.is_floating_point() or weight.element_size() < 2 or nn.Parameter not in type(weight).__mro__,
+    )
+    if odd is None:
+        return None
+    weight = model.get_parameter(odd)
+    return f"{type(weight).__name__} of {weight.dtype} at {odd}"
+
+
+def adapters(model: nn.Module) -> list[str] | None:
+    """Names of the PEFT adapters that the model has, empty where there are only their layers; None without any."""
+    configured = getattr(model, "peft_config", None)
+    if configured:
+        return list(configured) if isinstance(configured, dict) else []
+    return [] if any(hasattr(module, "lora_A") for module in model.modules()) else None
+
+
+def _first(model: nn.Module, has: Callable[[nn.Parameter], bool]) -> str | None:
+    return next((name for name, parameter in model.named_parameters() if has(parameter)), None)
