@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Threads wait for each other asleep: on a busy machine spinning ones keep each other from their cores.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo space test test-fast test-browser browser bench lint format clean
+.PHONY: help setup demo space test test-fast test-browser browser bench docs lint format clean
 
 help:
 	@echo "make demo       make a small classifier forget, and erase a concept from a pipeline (about 6 minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test       lint and the whole test suite"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make test-browser  press the Space's buttons in a headless Chromium; screenshots in out/screenshots"
+	@echo "make docs       the documentation, in out/docs/index.html"
 	@echo "make bench      what each stage costs in time and memory"
 	@echo "make format     format and fix the code"
 	@echo "make clean      remove .venv and out/"
@@ -34,13 +35,17 @@ demo: $(READY)
 space: $(READY)
 	HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python spaces_demo/app.py
 
+# A warning is an error: a name in a docstring that does not exist, a link that leads nowhere.
+docs: $(READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir out/doctrees docs out/docs
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 # Two test processes of one thread each: on two cores that is faster, and steadier, than one process of two threads.
 # The browser's tests come after the others: they watch clocks.
-test: lint browser
+test: lint docs browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
