@@ -70,6 +70,11 @@ def _mark(found: re.Match) -> str:
     return f"``{found['code']}``"
 
 
+# Napoleon takes what stands before a colon in the text of one of these for its type; it is not shown them.
+PROPERTIES = ("property", "attribute", "data")
+PROPERTIES_TEXTS: list[list[str]] = []
+
+
 @cache
 def names_of(package: Path) -> set[str]:
     """What a docstring of the package may name: its modules, and what stands at the top of modules and classes."""
@@ -95,6 +100,14 @@ def resolve_undocumented(app: Sphinx, env: Any, node: Any, shown: Any) -> Any:
 
 def translate_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = translate(lines)
+    if what in PROPERTIES:
+        PROPERTIES_TEXTS.append(lines.copy())
+        lines.clear()
+
+
+def put_back(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    if what in PROPERTIES:
+        lines[:] = PROPERTIES_TEXTS.pop()
 
 
 def shorten_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, result: Any) -> Any:
@@ -107,6 +120,7 @@ def shorten_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any,
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", translate_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", put_back, priority=600)  # after it
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_undocumented)
-    return {"parallel_read_safe": True}
+    return {"parallel_read_safe": False}
