@@ -3,16 +3,15 @@
 import argparse
 import errno
 import importlib
-import logging
 import sys
 import traceback
 from collections.abc import Sequence
 
 from .. import __version__
-from .options import add_debug_option
+from .options import CommandParser, add_common_options
 
 
-# Modules of this package. Their heavy imports belong inside `run`.
+# Modules NAME_command of this package. Their heavy imports belong inside `run`: `--help` needs neither torch nor transformers.
 COMMANDS = ("erase", "unlearn", "card", "push")
 
 EXIT_FAILURE = 1
@@ -27,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="scissorhands", description="Make a trained model forget, and prove it.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"scissorhands_hf {__version__}")
-    add_debug_option(parser)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_common_options(parser)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name in COMMANDS:
         importlib.import_module(f".{name}_command", __package__).add_parser(subparsers)
     return parser
@@ -46,9 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failures; 130 after Ctrl-C. argparse itself exits with 2.
     """
     args = build_parser().parse_args(arguments)
-    # Also the libraries' warnings; what this package has to say of a run is at level INFO.
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("scissorhands_hf").setLevel(logging.INFO)
     try:
         return importlib.import_module(f".{args.command}_command", __package__).run(args) or 0
     except KeyboardInterrupt:

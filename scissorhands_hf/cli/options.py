@@ -1,77 +1,170 @@
 """Options made from dataclasses, and read from a YAML file as well as from the command line.
 
-None has a default here, so that what was left out is absent and the defaults stay where they are defined.
+None has a default here, so that what was left out is absent and the defaults stay where they are defined. `--help` lists what
+plain dataclasses hold; the flags of a configuration that needs transformers, and so seconds, are added when a word is met that
+is none of those.
 """
 
 import argparse
 import dataclasses
 import difflib
+import functools
 import json
-import os
+import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
+
+# Fields of a configuration that are no flags: commands have --output and their own --debug, the rest is not the user's to say.
+NO_FLAGS = ("output_dir", "debug", "applied_recipe")
+_WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 class UsageError(ValueError):
     """The command line asks for something that cannot be."""
 
 
-def options_of(dataclass: type, *, without: Collection[str] = (), hidden: Collection[str] = ()) -> HfArgumentParser:
+class CommandParser(argparse.ArgumentParser):
     """
-    A parser with a flag for each field of a configuration, to be extended and then used as parent of a sub-command's parser.
+    A parser that looks up further flags only when it meets a word that it does not know.
 
     Args:
-        dataclass: such as ScissorhandsConfig.
+        further (`Callable[[Collection[str]], argparse.ArgumentParser]`, *optional*):
+            Makes a parser of the further flags, without those that have one of the names given.
+        kwargs:
+            As for `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *args: Any, further: Callable[[Collection[str]], argparse.ArgumentParser] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.further = further
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As ever; also `--help` ends here, before anything is imported."""
+        if self.further is None:
+            return super().parse_known_args(args, namespace)
+        # The first pass may take values of flags that it does not know for something else: only its verdict counts.
+        found, unknown = super().parse_known_args(args, argparse.Namespace(**vars(namespace or argparse.Namespace())))
+        if not unknown:
+            return found, unknown
+        return self.complete.parse_known_args(args, namespace)
+
+    @functools.cached_property
+    def complete(self) -> argparse.ArgumentParser:
+        """A parser of these and the further flags."""
+        further = [] if self.further is None else [self.further(self.names())]
+        return argparse.ArgumentParser(
+            prog=self.prog, usage=self.usage, parents=[self, *further], add_help=False, allow_abbrev=False
+        )
+
+    def names(self) -> list[str]:
+        """Of the options that are listed, as attributes of the parsed arguments."""
+        return [action.dest for action in self._actions]  # argparse has no public list of them
+
+    def all_names(self) -> list[str]:
+        """Of all options."""
+        return [action.dest for action in self.complete._actions]
+
+
+def add_fields(
+    parser: argparse.ArgumentParser,
+    *plain: type,
+    title: str | None = None,
+    description: str | None = None,
+    defaults: bool = True,
+) -> None:
+    """
+    A flag for each field of plain dataclasses; a field that another one has, too, is listed once.
+
+    Args:
+        parser: to add to.
+        plain: dataclasses; their fields have `help`, and perhaps `choices`, as metadata.
+        title, description: of the group that they are listed in; without a title they stand among the parser's own.
+        defaults: whether the help says what an option is when it is left out.
+    """
+    group = parser if title is None else parser.add_argument_group(title, description)
+    known = {action.dest for action in parser._actions}
+    for dataclass in plain:
+        hints = typing.get_type_hints(dataclass)
+        for field in dataclasses.fields(dataclass):
+            if field.init and field.name not in known:
+                known.add(field.name)
+                add_option(group, field.name, hints[field.name], _help(field, defaults), choices=field.metadata.get("choices"))
+
+
+def add_option(group: Any, name: str, hint: Any, help: str, **settings: Any) -> None:
+    """
+    An option that is absent unless it was given, spelt with underscores or hyphens.
+
+    Args:
+        group: a parser, or a group of one.
+        name: of the option; the last part of it stands for its value.
+        hint: `str`, `int`, `float`, `bool` or a list of them, perhaps `| None`.
+        help: in words.
+        settings: further ones of `add_argument`.
+    """
+    kind = _kind(hint)
+    values = {"type": kind, "metavar": name.rpartition("_")[2].upper()}
+    if typing.get_origin(kind) is list:
+        values |= {"type": typing.get_args(kind)[0], "nargs": "+"}
+    elif kind is bool:
+        # Not a plain switch, so that it can be switched off, and that a YAML file can hold it as `name: true`.
+        values |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
+    if settings.get("choices"):
+        values.pop("metavar")  # argparse names the choices
+    flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+    group.add_argument(*flags, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **{**values, **settings})
+
+
+def _kind(hint: Any) -> Any:
+    """The type that a value is converted to: the hint without `None`."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _boolean(word: str) -> bool:
+    if word.lower() not in _WORDS:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither yes nor no")
+    return _WORDS[word.lower()]
+
+
+def _help(field: dataclasses.Field, with_default: bool) -> str:
+    text = field.metadata["help"].rstrip(".")
+    if not with_default or field.default in (None, dataclasses.MISSING) or "default" in text.lower():
+        return text
+    return f"{text}; default: {field.default}"
+
+
+def flags_of(load: Callable[[], type], without: Collection[str]) -> argparse.ArgumentParser:
+    """
+    A parser of a flag for each field of a configuration of transformers.
+
+    Args:
+        load: imports the class.
         without: names of fields that get no flag.
-        hidden: names of fields whose flag works but is not listed by `--help`.
     """
+    from transformers import HfArgumentParser
+
+    dataclass = load()
     hints = typing.get_type_hints(dataclass)
-    fields = []
-    for field in dataclasses.fields(dataclass):
-        if not field.init or field.name in {*without, "debug"}:  # every command has its own --debug
-            continue
-        metadata = {**field.metadata, "help": argparse.SUPPRESS} if field.name in hidden else field.metadata
-        fields.append((field.name, hints[field.name], dataclasses.field(default=argparse.SUPPRESS, metadata=metadata)))
-    # HfArgumentParser lists the flags of a dataclass that has this attribute under that heading.
-    heading = {"_argument_group_name": f"settings ({dataclass.__name__})"}
-    source = dataclasses.make_dataclass(dataclass.__name__, fields, namespace=heading)
-    return HfArgumentParser(source, usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    fields = [
+        (field.name, hints[field.name], dataclasses.field(default=argparse.SUPPRESS, metadata=field.metadata))
+        for field in dataclasses.fields(dataclass)
+        if field.init and field.name not in {*without, *NO_FLAGS}
+    ]
+    return HfArgumentParser(dataclasses.make_dataclass(dataclass.__name__, fields), add_help=False, allow_abbrev=False)
 
 
-def field_names(dataclass: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(dataclass)}
-
-
-def add_command(
-    subparsers: Any, name: str, options: argparse.ArgumentParser, *, usage: str, help: str, epilog: str | None = None
-) -> argparse.ArgumentParser:
-    """A sub-command with `options`, all of which a YAML file after `--config` may hold; see :func:`given_options`.
-
-    Args:
-        subparsers: of the main parser.
-        usage: what follows the name on the command line.
-        help: one line, epilog: examples.
-    """
-    options.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help="YAML file of options by name; flags override it"
-    )
-    parser = subparsers.add_parser(
-        name, parents=[options], usage=f"scissorhands {name} {usage}", help=help, description=help, epilog=epilog,
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add_debug_option(parser)
-    parser.set_defaults(options=options)
-    return parser
-
-
-def add_debug_option(parser: argparse.ArgumentParser) -> None:
-    """`--debug`, which may stand before or after the sub-command's name."""
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """`--debug` and `--verbose`, which may stand before or after the sub-command's name."""
+    missing = {"action": "store_true", "default": argparse.SUPPRESS}
+    parser.add_argument("--debug", help="show the traceback of an error", **missing)
+    parser.add_argument("--verbose", help="show the libraries' bars, losses and warnings, and notes on the run", **missing)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -82,11 +175,12 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
         UsageError: the file is missing or no YAML mapping, or has a name that is no option.
         SystemExit: an option's value in the file is of the wrong kind; argparse says so and exits with 2.
     """
-    given = {name: value for name, value in _present(args).items() if name not in ("options", "command", "debug")}
+    mine = ("options", "command", "debug", "verbose")
+    given = {name: value for name, value in _present(args).items() if name not in mine}
     path = given.pop("config", None)
     if path is None:
         return given
-    options: argparse.ArgumentParser = args.options
+    options: CommandParser = args.options
     words: list[str] = []
     # argparse itself converts and checks the file's values, as it does those on the command line.
     for key, value in _read_yaml(path).items():
@@ -104,8 +198,7 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
     from_file, unknown = options.parse_known_args(words)
     if unknown:
         name = unknown[0].removeprefix("--").partition("=")[0]
-        known = [action.dest for action in options._actions]  # argparse has no public list of them
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, options.all_names(), n=1)
         raise UsageError(f"--config {path}: {name!r} is no option" + (f"; did you mean {near[0]!r}?" if near else ""))
     if "config" in from_file:
         raise UsageError(f"--config {path}: a file cannot name another one with 'config'")
@@ -131,40 +224,10 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return values or {}
 
 
-def require(given: dict[str, Any], names: Sequence[str]) -> None:
-    """Raise UsageError for the first of `names` that was not given."""
-    for name in names:
-        if given.get(name) is None:
-            raise UsageError(f"--{name} is missing; give it on the command line or in the --config file")
+def take(given: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Those of the options that have one of the names; they are taken out of `given`."""
+    return {name: given.pop(name) for name in names if name in given}
 
 
-def add_output_options(options: argparse.ArgumentParser, content: str) -> None:
-    """`--output DIR` and `--overwrite`; see :func:`check_output`."""
-    missing = {"default": argparse.SUPPRESS}
-    options.add_argument("--output", metavar="DIR", help=f"folder for {content} and its report; required", **missing)
-    # Not a plain switch, so that a YAML file can hold it as `overwrite: true`.
-    switch = {"nargs": "?", "const": True, "type": string_to_bool, "metavar": "BOOL"}
-    options.add_argument("--overwrite", help="write into a folder that is not empty", **switch, **missing)
-
-
-def check_output(folder: str, overwrite: bool) -> None:
-    """
-    Make sure before the work that its result can be written.
-
-    Raises:
-        UsageError: the folder is not empty (unless `overwrite`), or it is a file.
-        OSError: it cannot be made or written.
-    """
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--output {folder} is a file; give a folder")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise UsageError(f"--output {folder} is not empty; choose another folder, or add --overwrite")
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise PermissionError(f"--output {folder}: {existing} cannot be written to")
-
-
-def is_main_process() -> bool:
-    """Whether this process prints and saves: the only one, or the first under `accelerate launch`."""
-    return int(os.environ.get("RANK", "0")) == 0
+def field_names(dataclass: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(dataclass)]

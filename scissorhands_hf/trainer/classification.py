@@ -1,21 +1,35 @@
 """Classifiers from the Hub or a folder: their examples, what of them to forget, and the accuracies before and after."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, load_dataset
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EvalPrediction,
+    PreTrainedModel,
+    PrinterCallback,
+)
 
 from ..report import UnlearningReport
+from .classification_data import ClassificationData
+from .run_progress import Reporter, RunProgress
 from .scissorhands_config import ScissorhandsConfig
 from .scissorhands_trainer import ScissorhandsTrainer
+from .stage_callback import StageCallback
 
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
 Batch = dict[str, Any]
+Sets = dict[str, Dataset]
 
 
 def load_examples(source: str, split: str) -> Dataset:
@@ -66,6 +80,63 @@ def split_forget_retain(dataset: Dataset, where: str | None, fraction: float | N
     return forget, retain, sentence
 
 
+def read_sets(data: ClassificationData, seed: int) -> tuple[Sets, str]:
+    """
+    The examples as they are, by part.
+
+    Args:
+        data ([`ClassificationData`]):
+            Says where they are, and which of them to forget.
+        seed (`int`):
+            Of a random share to forget.
+
+    Returns:
+        "forget", "retain" and, where there are some, "test", each as columns of `data`; and a sentence on the choice.
+
+    Raises:
+        ValueError: they cannot be read, or the choice selects nothing.
+    """
+    forget, retain, choice = split_forget_retain(
+        load_examples(data.dataset, data.split), data.forget_where, data.forget_fraction, seed
+    )
+    sets = {"forget": forget, "retain": retain}
+    if data.test_dataset or data.test_split:
+        sets["test"] = load_examples(data.test_dataset or data.dataset, data.test_split or data.split)
+    return sets, choice
+
+
+def image_sets(sets: Sets, processor: Any, model: PreTrainedModel, data: ClassificationData) -> Sets:
+    """The sets of [`read_sets`] as an image classifier reads them; images become pixel_values only when a batch is read, so
+    that training needs `remove_unused_columns=False`.
+
+    Raises:
+        ValueError: a set lacks a column.
+    """
+    _check_columns(sets, data, "image_column", "label_column")
+    to_inputs = image_inputs(processor, model, data.image_column, data.label_column)
+    return {part: dataset.with_transform(to_inputs) for part, dataset in sets.items()}
+
+
+def text_sets(sets: Sets, tokenizer: Any, data: ClassificationData, args: ScissorhandsConfig) -> Sets:
+    """The sets of [`read_sets`] as a text classifier reads them, tokenized by one process of `args` for all.
+
+    Raises:
+        ValueError: a set lacks a column.
+    """
+    _check_columns(sets, data, "text_column", "label_column")
+    tokenize = text_inputs(tokenizer, data.text_column, data.label_column, data.max_length)
+    with args.main_process_first(desc="tokenizing"):
+        return {part: texts.map(tokenize, batched=True, remove_columns=texts.column_names) for part, texts in sets.items()}
+
+
+def _check_columns(sets: Sets, data: ClassificationData, *options: str) -> None:
+    for part, dataset in sets.items():
+        for option in options:
+            if getattr(data, option) not in dataset.column_names:
+                columns = ", ".join(dataset.column_names)
+                raise ValueError(f"--{option} {getattr(data, option)}: the {part} examples have only the columns {columns}")
+
+
 def image_inputs(processor: Any, model: PreTrainedModel, image_column: str, label_column: str) -> Callable[[Batch], Batch]:
     """A transform, for `Dataset.with_transform`, from images and class numbers to what an image classifier reads."""
     mode = {1: "L", 4: "RGBA"}.get(getattr(model.config, "num_channels", 3), "RGB")
@@ -95,8 +166,53 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
+Loader = Callable[[Sets, ClassificationData, ScissorhandsConfig], tuple[PreTrainedModel, Any, Sets]]
+
+
+def classifier_loader(name: str) -> Loader:
+    """
+    What loads a classifier, and gives examples the form that it reads; by its configuration, before its weights are fetched.
+
+    Args:
+        name (`str`):
+            Hub id or folder of an image or text classifier.
+
+    Returns:
+        A function of the sets of [`read_sets`], the data's description and the run's settings (which it fits to the data). It
+        returns the model, its image processor or tokenizer, and the sets.
+
+    Raises:
+        ValueError: the model is no image or text classifier.
+    """
+    architectures = AutoConfig.from_pretrained(name).architectures or []
+    for ending, load in (("ForImageClassification", _load_image), ("ForSequenceClassification", _load_text)):
+        if any(architecture.endswith(ending) for architecture in architectures):
+            return partial(load, name)
+    raise ValueError(
+        f"MODEL {name} is a {', '.join(architectures) or 'model of unknown architecture'}; this is for "
+        "...ForImageClassification and ...ForSequenceClassification. For other models use ScissorhandsTrainer in Python; for "
+        "diffusers pipelines `scissorhands erase`."
+    )
+
+
+def _load_image(name: str, sets: Sets, data: ClassificationData, args: ScissorhandsConfig) -> tuple[PreTrainedModel, Any, Sets]:
+    args.remove_unused_columns = False
+    processor, model = AutoImageProcessor.from_pretrained(name), AutoModelForImageClassification.from_pretrained(name)
+    return model, processor, image_sets(sets, processor, model, data)
+
+
+def _load_text(name: str, sets: Sets, data: ClassificationData, args: ScissorhandsConfig) -> tuple[PreTrainedModel, Any, Sets]:
+    tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForSequenceClassification.from_pretrained(name)
+    return model, tokenizer, text_sets(sets, tokenizer, data, args)
+
+
 def unlearn_classifier(
-    model: PreTrainedModel, args: ScissorhandsConfig, processing_class: Any, sets: dict[str, Dataset], choice: str
+    model: PreTrainedModel,
+    args: ScissorhandsConfig,
+    processing_class: Any,
+    sets: Sets,
+    choice: str,
+    callback: Callable[[RunProgress], None] | None = None,
 ) -> UnlearningReport:
     """
     Train, save to `args.output_dir`, and report the accuracies before and after.
@@ -107,10 +223,13 @@ def unlearn_classifier(
         processing_class: image processor or tokenizer, saved with the model.
         sets: "forget", "retain" and perhaps others to measure, such as "test", in the form that the model reads.
         choice: says what is forgotten, for the report.
+        callback (*optional*): told how far the run is, in the stages "original", "sensitivity", "repair" and "unlearned";
+            what it raises ends the run. With one, losses are not printed.
 
     Returns:
         The report, also saved beside the model by the main process.
     """
+    stages = StageCallback(Reporter(callback).tell)
     trainer = ScissorhandsTrainer(
         model=model,
         args=args,
@@ -119,10 +238,16 @@ def unlearn_classifier(
         eval_dataset=sets,
         processing_class=processing_class,
         compute_metrics=accuracy,
+        callbacks=[stages],
     )
-    before = trainer.evaluate()
+    if callback is not None:
+        trainer.remove_callback(PrinterCallback)
+    batches = sum(len(trainer.get_eval_dataloader(part)) for part in sets.values())
+    with stages.measuring("original", batches):
+        before = trainer.evaluate()
     trainer.train()
-    after = trainer.evaluate()
+    with stages.measuring("unlearned", batches):
+        after = trainer.evaluate()
     trainer.save_model()
     report = trainer.report()
     for name, figures in (("original", before), ("unlearned", after)):

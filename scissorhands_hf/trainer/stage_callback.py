@@ -1,6 +1,7 @@
 """`StageCallback`: tells of a trainer's stages, for whoever shows them: the command line, the Space, a caller's callback."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback
@@ -21,6 +22,7 @@ class StageCallback(TrainerCallback):
     def __init__(self, tell: Callable[..., None], stage: str = "repair"):
         self.tell, self.stage = tell, stage
         self._losses: dict[str, float] = {}
+        self._measured: tuple[str, int, int] | None = None
 
     def on_sensitivity(self, step: int, total: int) -> None:
         """Called by [`ScissorhandsTrainer`] with the forget batches done; transformers knows no such event."""
@@ -32,6 +34,22 @@ class StageCallback(TrainerCallback):
         # With trim_ratio=0 nothing was compared, and the stage is over as it begins.
         counts = {"trimmed": report["trimmed"], "compared": report["candidates"]} if report["candidates"] else {}
         self.tell("sensitivity", batches, batches, **counts)
+
+    @contextmanager
+    def measuring(self, stage: str, batches: int) -> Iterator[None]:
+        """Within, the batches of evaluations are told as a stage. Those in the course of training are part of repair."""
+        self._measured = stage, 0, batches
+        self.tell(*self._measured)
+        try:
+            yield
+        finally:
+            self._measured = None
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._measured is not None:
+            stage, done, total = self._measured
+            self._measured = stage, min(done + 1, total), total
+            self.tell(*self._measured)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._losses = {}

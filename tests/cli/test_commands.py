@@ -104,7 +104,7 @@ def test_interrupting_is_quiet_and_saves_nothing(tmp_path: Path):
     process = start(*COMMAND, "erase", str(PIPELINE), "dress", "--output", "out", cwd=tmp_path)
     seen = ""
     deadline = time.monotonic() + 120
-    while "Stage:" not in seen and time.monotonic() < deadline:
+    while "before: " not in seen and time.monotonic() < deadline:
         seen += process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

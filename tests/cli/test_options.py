@@ -1,6 +1,8 @@
 """Options from dataclasses and YAML files, and what the command line says when something is wrong."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from scissorhands_hf.cli import main
 from scissorhands_hf.cli import unlearn_command as unlearn
 from scissorhands_hf.cli.main import COMMANDS, build_parser
 from scissorhands_hf.cli.options import UsageError, given_options
+from scissorhands_hf.report.card_options import CardOptions
 
 
 def parse(*words: str) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def test_flags_are_converted_to_the_fields_types():
 
 def test_every_field_of_the_configuration_is_a_flag():
     args = build_parser().parse_args(["erase", "model", "dress"])
-    flags = {action.dest for action in args.options._actions}
+    flags = set(args.options.all_names())
     fields = {field.name for field in dataclasses.fields(ConceptErasureConfig) if field.init}
     assert fields - flags == {"output_dir", "debug", "applied_recipe"}
 
@@ -184,3 +187,38 @@ def test_output_is_checked_before_anything_is_loaded(command: list[str], tmp_pat
     assert code == 2 and "is not empty" in errors and "--overwrite" in errors
     code, errors = run_main(capsys, *command, "--output", str(tmp_path / "full" / "file"))
     assert code == 2 and "is a file" in errors
+
+
+def test_flags_of_training_arguments_are_known_though_not_listed():
+    words = ("--learning_rate", "1e-5", "erase-me", "dress", "--weight-decay", "0.1", "--keep", "coat")
+    assert parse("erase", *words) == {
+        "model": "erase-me", "concept": ["dress"], "learning_rate": 1e-5, "weight_decay": 0.1, "keep": ["coat"]
+    }  # fmt: skip
+
+
+def test_a_choice_and_a_switch_that_do_not_exist(capsys: pytest.CaptureFixture):
+    code, errors = run_main(capsys, "unlearn", "model", "--threshold_scope", "some")
+    assert code == 2 and "invalid choice: 'some'" in errors
+    code, errors = run_main(capsys, "unlearn", "model", "--projection", "perhaps")
+    assert code == 2 and "'perhaps' is neither yes nor no" in errors
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_field_of_the_card_is_a_flag_of_every_command(command: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        main.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"--{field.name} " in shown for field in dataclasses.fields(CardOptions))
+
+
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS)], ids=lambda words: " ".join(words) or "all")
+def test_help_imports_neither_torch_nor_transformers(words: list[str]):
+    code = (
+        "import atexit, sys\n"
+        "from scissorhands_hf.cli.main import main\n"
+        "heavy = {'torch', 'transformers', 'diffusers', 'datasets', 'huggingface_hub', 'numpy'}\n"
+        "atexit.register(lambda: print('imported:', sorted(heavy & sys.modules.keys())))\n"
+        f"main({[*words, '--help']!r})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: scissorhands" in result.stdout and result.stdout.endswith("imported: []\n")
