@@ -58,9 +58,7 @@ def test_nothing_flows_back_up(path: Path):
         if top != "scissorhands_hf" or rest == "__version__":
             continue
         other = rest.partition(".")[0]
-        assert other == own or RANK.get(other, len(LAYERS)) < RANK[own], (
-            f"{own} imports {module} in {function or path.name}"
-        )
+        assert other == own or RANK.get(other, len(LAYERS)) < RANK[own], f"{own} imports {module} in {function or path.name}"
 
 
 def test_the_algorithm_knows_torch_alone():

@@ -1,11 +1,14 @@
 """Directives whose tables are made from the code when the pages are built, so that they cannot fall behind it.
 
 - `settings-table`: the fields that a configuration class adds, with their defaults and help texts;
-- `recipes-table`: the recipes, a column each;
+- `recipes-table`: the recipes of a door;
+- `figures-table`: the figures of one part of a report;
+- `report-schema`: the JSON schema of reports;
 - `command-help`: what `scissorhands COMMAND --help` prints.
 """
 
 import dataclasses
+import json
 import subprocess
 import sys
 from typing import Any
@@ -58,13 +61,36 @@ class SettingsTable(Generated):
 
 
 class RecipesTable(Generated):
+    """Argument: whose recipes."""
+
     def markdown(self, arguments: list[str]) -> str:
-        from scissorhands_hf import RECIPES
+        from scissorhands_hf.trainer.recipes import recipes_of
 
         parts = []
-        for name, settings in RECIPES.items():
+        for name, settings in recipes_of(*arguments).items():
             parts += [f"**`{name}`**", "", table(["field", "value"], [[f"`{k}`", cell(v)] for k, v in settings.items()]), ""]
         return "\n".join(parts)
+
+
+class FiguresTable(Generated):
+    """Argument: "metrics", "history" or "average_gap"."""
+
+    def markdown(self, arguments: list[str]) -> str:
+        from scissorhands_hf.report import FIGURES
+
+        rows = [
+            [f"`{figure.name}`", figure.unit, f"{figure.wording}{'; ' if figure.wanted else ''}{figure.wanted}", figure.source]
+            for figure in FIGURES.values()
+            if figure.place in arguments
+        ]
+        return table(["figure", "unit", "meaning", "source"], [[text.replace("|", "\\|") for text in row] for row in rows])
+
+
+class ReportSchema(Generated):
+    def markdown(self, arguments: list[str]) -> str:
+        from scissorhands_hf.report import report_schema
+
+        return f"```json\n{json.dumps(report_schema(), indent=2, ensure_ascii=False)}\n```"
 
 
 class CommandHelp(Generated):
@@ -88,5 +114,7 @@ def _find(name: str) -> type:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("recipes-table", RecipesTable)
+    app.add_directive("figures-table", FiguresTable)
+    app.add_directive("report-schema", ReportSchema)
     app.add_directive("command-help", CommandHelp)
     return {"parallel_read_safe": True}
