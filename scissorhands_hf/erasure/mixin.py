@@ -1,5 +1,6 @@
 """`pipe.erase_concept(…)`: for any pipeline at hand, and for people who define pipeline classes."""
 
+from functools import cache
 from typing import Any
 
 from huggingface_hub import CommitInfo
@@ -49,10 +50,25 @@ def enable_concept_erasure(pipe: Any) -> Any:
         TypeError, ValueError: no pipeline, or one that is not supported; the message says why.
     """
     family_of(pipe)
-    kind = type(pipe)
-    if not issubclass(kind, ConceptErasureMixin):
-        # The same name and module: diffusers writes the one into model_index.json and looks the other up.
-        pipe.__class__ = type(
-            kind.__name__, (ConceptErasureMixin, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__}
-        )
+    if not isinstance(pipe, ConceptErasureMixin):
+        pipe.__class__ = _enabled_class(type(pipe))
     return pipe
+
+
+@cache
+def _enabled_class(kind: type) -> type:
+    """The class with the mixin in front, under the same name and module: diffusers writes the one into model_index.json and
+    looks the other up."""
+
+    def __reduce_ex__(self: Any, protocol: int) -> tuple[Any, ...]:
+        # By that name pickle finds the stock class, which is another one.
+        return _blank, (kind,), self.__getstate__()
+
+    body = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce_ex__": __reduce_ex__}
+    return type(kind.__name__, (ConceptErasureMixin, kind), body)
+
+
+def _blank(kind: type) -> Any:
+    """An enabled pipeline that pickle, or copy, gives its attributes."""
+    enabled = _enabled_class(kind)
+    return enabled.__new__(enabled)

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from tiny_pipelines import tiny_flux, tiny_pixart, tiny_sd3, tiny_sdxl, tiny_stable_diffusion
 
-from scissorhands_hf import ConceptErasureMixin, ErasureProgress, UnlearningDivergedError, enable_concept_erasure, erase_concept
+from scissorhands_hf import ErasureProgress, UnlearningDivergedError, enable_concept_erasure, erase_concept
 from scissorhands_hf.erasure import STAGES
 
 
@@ -238,27 +238,6 @@ def test_damage_beyond_the_limit_is_a_warning():
     loud = {**QUICK, "learning_rate": 0.05, "max_steps": 6, "divergence_factor": float("inf")}
     report = erase_concept(tiny_stable_diffusion(), "dress", damage_limit=1e-6, **loud)
     assert any("damage_limit" in warning for warning in report.warnings)
-
-
-def test_enabling_keeps_the_class_name_and_is_repeatable(tmp_path):
-    pipe = tiny_stable_diffusion()
-    assert enable_concept_erasure(pipe) is pipe and isinstance(pipe, StableDiffusionPipeline)
-    kind = type(pipe)
-    assert type(enable_concept_erasure(pipe)) is kind and kind.__name__ == "StableDiffusionPipeline"
-    pipe.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
-
-
-class GarmentPipeline(ConceptErasureMixin, StableDiffusionPipeline):
-    """What a person who defines a pipeline class writes."""
-
-
-def test_a_class_with_the_mixin_is_built_erased_and_saved_as_the_stock_class(tmp_path):
-    stock = tiny_stable_diffusion()
-    pipe = GarmentPipeline(**stock.components, requires_safety_checker=False)
-    assert pipe.erase_concept("dress", **QUICK).concepts == ["dress"]
-    pipe.save_pretrained(tmp_path)
-    assert type(DiffusionPipeline.from_pretrained(tmp_path)) is StableDiffusionPipeline
 
 
 RELOAD = """
