@@ -187,7 +187,7 @@ def draw_events(
     """Draw prompts with the original and the unlearned pipeline and score them; the result: pictures of both, and scores."""
 
     def task(tell: Callable[[RunProgress], None]) -> tuple[dict, dict, list[PromptScore]]:
-        from scissorhands_hf.audit.probes import AuditPrompt, compare_pictures, draw_pictures
+        from scissorhands_hf.audit import AuditPrompt, compare_pictures, draw_pictures
 
         total, pictures = 2 * len(prompts) * images, []
         for number, place in enumerate((source.folder, folder)):

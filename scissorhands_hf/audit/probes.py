@@ -1,29 +1,22 @@
-"""Draw the same pictures with a pipeline before and after, and say how they differ."""
+"""What is asked of a pipeline before and after, and how the pictures differ; they are drawn in :mod:`.drawing`."""
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..report.concept_report import PromptScore
 from ..report.figures import change_of, prompt_groups
 
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
     from .judges import Judge
 
-# Arguments of the pipeline call that belong to drawing itself.
-OWN_ARGUMENTS = ("prompt", "generator", "num_images_per_prompt", "latents", "output_type", "return_dict")
 GREY_LEVEL = 1 / 255
 
 
@@ -46,101 +39,6 @@ class AuditPrompt:
             raise ValueError(f"group={self.group!r} of the prompt {self.prompt!r} is none of {', '.join(prompt_groups())}")
 
 
-def picture_seed(prompt: str, index: int, seed: int) -> int:
-    """Seed of the ``index``-th picture of ``prompt``, 0 ≤ seed < 2**63; the other prompts have no part in it."""
-    digest = hashlib.sha256(f"{seed}\0{index}\0{prompt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def draw_pictures(
-    pipe: DiffusionPipeline,
-    prompts: Sequence[str],
-    *,
-    images_per_prompt: int,
-    seed: int,
-    sampling: Mapping[str, Any],
-    batch_size: int = 16,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> dict[str, list[Image]]:
-    """Pictures for each distinct prompt; the same call gives the same pictures, whatever is drawn beside them.
-
-    Each picture has its own CPU generator, seeded by :func:`picture_seed`, so neither the batch size (beyond rounding) nor
-    the device's random numbers matter. Global random states, progress bar settings and training flags are as before
-    afterwards. A safety checker is left out meanwhile: it blackens pictures after the fact, and the model itself is measured.
-
-    Args:
-        pipe: a text-to-image pipeline.
-        prompts: texts.
-        images_per_prompt: at least 1.
-        seed: any integer.
-        sampling: further arguments of the pipeline's call, such as ``num_inference_steps`` and ``guidance_scale``. A single
-            negative prompt is used for every picture.
-        batch_size: pictures drawn at once, at least 1.
-        on_batch: called after each batch with the number of pictures drawn and of pictures in all.
-
-    Raises:
-        ValueError: a number is below 1, no prompt is given, or ``sampling`` has an argument that drawing itself sets.
-    """
-    for argument, value in (("images_per_prompt", images_per_prompt), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{argument}={value} must be at least 1")
-    if not prompts:
-        raise ValueError("prompts is empty: give at least one")
-    if taken := [argument for argument in OWN_ARGUMENTS if argument in sampling]:
-        raise ValueError(f"sampling must not have {taken}: drawing sets them itself")
-    jobs = [(prompt, index) for prompt in dict.fromkeys(prompts) for index in range(images_per_prompt)]
-    pictures: dict[str, list[Image]] = {prompt: [] for prompt, _ in jobs}
-    with _quiet_and_unchanged(pipe):
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            repeated = {
-                argument: [value] * len(batch) if argument.startswith("negative_prompt") and isinstance(value, str) else value
-                for argument, value in sampling.items()
-            }
-            drawn = pipe(
-                [prompt for prompt, _ in batch],
-                generator=[torch.Generator().manual_seed(picture_seed(*job, seed)) for job in batch],
-                output_type="pil",
-                **repeated,
-            ).images
-            for (prompt, _), image in zip(batch, drawn, strict=True):
-                pictures[prompt].append(image)
-            if on_batch is not None:
-                on_batch(start + len(batch), len(jobs))
-    return pictures
-
-
-@contextmanager
-def _quiet_and_unchanged(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Draw in evaluation mode, without progress bars and safety checker, and put all back, random states included."""
-    modules = [module for module in pipe.components.values() if isinstance(module, torch.nn.Module)]
-    training = [part for module in modules for part in module.modules() if part.training]
-    # diffusers has a public setter of the bar's settings, but (up to 0.42) no getter.
-    bar = getattr(pipe, "_progress_bar_config", None)
-    checker = getattr(pipe, "safety_checker", None)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = sorted({p.device.index for module in modules for p in module.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            pipe.set_progress_bar_config(disable=True)
-            if checker is not None:
-                pipe.safety_checker = None
-            for part in training:
-                part.training = False
-            yield
-    finally:
-        for part in training:
-            part.training = True
-        if checker is not None:
-            pipe.safety_checker = checker
-        if bar is None:
-            vars(pipe).pop("_progress_bar_config", None)
-        else:
-            pipe.set_progress_bar_config(**bar)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-
-
 def compare_pictures(
     prompts: Sequence[AuditPrompt],
     original: Mapping[str, Sequence[Image]],
@@ -151,7 +49,7 @@ def compare_pictures(
 
     Args:
         prompts: which pictures to compare, in the order of the result.
-        original, unlearned: by prompt, pictures of equal seeds at equal places, as :func:`draw_pictures` returns them; at
+        original, unlearned: by prompt, pictures of equal seeds at equal places, as :func:`.draw_pictures` returns them; at
             least two a prompt, all of one size.
         judge: looks for ``label`` among the labels of all prompts that it knows. Prompts with a label that it does not know,
             and all prompts without a judge, have no shares.

@@ -1,4 +1,7 @@
-"""The modes in which gradients of the forget set are measured: no dropout, and nothing recorded by batch norm."""
+"""The modes in which gradients of the forget set are measured: no dropout, and nothing recorded by batch norm.
+
+`_BatchNorm` is the one class that all kinds of batch norm in torch derive from; it has no public name (torch 2.7 to 2.13).
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +32,17 @@ def unrecorded_batch_norm(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def training_modes_kept(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
+    """Whatever is switched inside, each module is in its own mode again afterwards; yields the modes, True for training."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield modes
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
 def evaluation_mode(model: nn.Module, batch_statistics: bool = False) -> Iterator[None]:
     """No dropout and no drift of batch-norm statistics; the modes of all modules are as before afterwards.
 
@@ -37,15 +51,11 @@ def evaluation_mode(model: nn.Module, batch_statistics: bool = False) -> Iterato
         batch_statistics: let batch norm normalise by the batch, as it does in training, without recording it. A gradient that
             is to be compared with training gradients must be taken so: just after a trim the recorded statistics are stale.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with training_modes_kept(model) as modes:
+        model.eval()
         if batch_statistics:
             for module, mode in modes.items():
                 if isinstance(module, _BATCH_NORMS) and mode:
                     module.train()
         with unrecorded_batch_norm(model):
             yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -4,27 +4,21 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..audit import AuditPrompt, Judge, audit_metrics, compare_pictures, draw_pictures, load_judge
+from ..audit import AuditPrompt, Judge, audit_metrics, compare_pictures, draw_pictures
 from ..report import ConceptErasureReport
 from ..trainer.checkpoints import library_versions
 from ..trainer.run_progress import Reporter
-from ..trainer.scopes import resolve_scopes
 from ..trainer.stage_callback import StageCallback
-from .erasure_config import ConceptErasureConfig
 from .erasure_trainer import ConceptErasureTrainer
-from .families import Family, check_pipeline, family_of
 from .guard import in_float32, only_denoiser_on_device, original_state, warn_of_shared_parts
 from .material import Examples, Material, gather_material, make_examples
 from .progress import ErasureProgress
-from .prompts import ConceptPrompts, build_prompts, check_names
-from .settings import build_config, default_sampling
-from .text_edit import check_scope
+from .request import ErasureRequest
 
 
 logger = logging.getLogger(__name__)
@@ -33,20 +27,6 @@ logger = logging.getLogger(__name__)
 # share of the distance between two seeds.
 MOST_POINTS_LOST = 5.0
 MOST_KEPT_CHANGE = 1.0
-
-
-@dataclass
-class _Request:
-    """A checked call of `erase_concept`."""
-
-    family: Family
-    args: ConceptErasureConfig
-    prompts: ConceptPrompts
-    sampling: dict[str, Any]
-    judge: Judge | None
-    forget_images: Any
-    retain_images: Any
-    report_images: int
 
 
 def erase_concept(
@@ -112,86 +92,40 @@ def erase_concept(
     """
     started = time.perf_counter()
     reporter = Reporter(callback, started)
-    request = _check_request(
-        pipe, concept, anchor, keep, forget_images, retain_images, recipe, generator, judge, report_images, sampling, config
+    request = ErasureRequest(
+        pipe,
+        concept,
+        anchor=anchor,
+        keep=keep,
+        forget_images=forget_images,
+        retain_images=retain_images,
+        recipe=recipe,
+        generator=generator,
+        judge=judge,
+        report_images=report_images,
+        sampling=sampling,
+        config=config,
     )
-    family, args = request.family, request.args
-    warnings = warn_of_shared_parts(pipe, family.denoiser)
-    before = _draw_report(pipe, request, reporter, last=False)
-    with original_state(pipe, family):
-        material = gather_material(
-            family, args, request.prompts, request.sampling, request.forget_images, request.retain_images, reporter
-        )
-        with only_denoiser_on_device(pipe, family), in_float32(family.denoiser):
+    denoiser = request.family.denoiser
+    warnings = warn_of_shared_parts(pipe, denoiser)
+    before = _draw_report(request, reporter, last=False)
+    with original_state(denoiser):
+        material = gather_material(request, reporter)
+        with only_denoiser_on_device(pipe, denoiser), in_float32(denoiser):
             marked = time.perf_counter()
-            examples = make_examples(family, args, request.prompts, material, reporter)
+            examples = make_examples(request, material, reporter)
             targets = time.perf_counter() - marked
-            report = _train(family, args, examples, material, reporter)
+            report = _train(request, examples, material, reporter)
         report.seconds |= {"pictures": material.seconds, "targets": targets}
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
-        after = _draw_report(pipe, request, reporter, last=True)
+        after = _draw_report(request, reporter, last=True)
     _complete(report, request, before, after, warnings, time.perf_counter() - started)
     pipe.erasure_reports = [*getattr(pipe, "erasure_reports", []), report]
     return report
 
 
-def _check_request(
-    pipe: Any,
-    concept: str | Sequence[str],
-    anchor: str | None,
-    keep: Sequence[str] | None,
-    forget_images: Any,
-    retain_images: Any,
-    recipe: str | None,
-    generator: torch.Generator | None,
-    judge: Judge | str | None,
-    report_images: int,
-    sampling: dict[str, Any] | None,
-    config: dict[str, Any],
-) -> _Request:
-    check_pipeline(pipe)
-    family = family_of(pipe)
-    concepts, anchor, keep = check_names(concept, anchor, keep, family)
-    if generator is not None:
-        if "seed" in config:
-            raise ValueError(f"generator and seed={config['seed']} are both given; give one of them")
-        config = {**config, "seed": int(torch.randint(2**31, (1,), generator=generator, device=generator.device))}
-    if report_images < 0 or report_images == 1:
-        raise ValueError(f"report_images={report_images} must be 0 for none, or at least 2 to tell change from chance")
-    args = build_config(family, recipe, anchor, config)
-    scopes = resolve_scopes(family.denoiser, args)  # patterns that match nothing are refused before pictures are drawn
-    closed_form = args.forget_objective == "closed_form"
-    if closed_form and args.trim_ratio:
-        check_scope(family, scopes.reinit)
-    erased_before = [name for report in getattr(pipe, "erasure_reports", []) for name in report.concepts]
-    again = set(concepts) & set(erased_before)
-    if again:
-        logger.warning("%s was erased from this pipeline before; it is erased once more", ", ".join(sorted(again)))
-    prompts = build_prompts(
-        concepts,
-        anchor,
-        keep,
-        [name for name in erased_before if name not in again],
-        family,
-        args.retain_pictures,
-        args.seed,
-        choose_anchor=closed_form,
-    )
-    return _Request(
-        family=family,
-        args=args,
-        prompts=prompts,
-        sampling=default_sampling(pipe, sampling),
-        judge=None if judge is None else load_judge(judge, family.device),
-        forget_images=forget_images,
-        retain_images=retain_images,
-        report_images=report_images,
-    )
-
-
-def _train(
-    family: Family, args: ConceptErasureConfig, examples: Examples, material: Material, reporter: Reporter
-) -> ConceptErasureReport:
+def _train(request: ErasureRequest, examples: Examples, material: Material, reporter: Reporter) -> ConceptErasureReport:
+    family, args = request.family, request.args
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         # Checkpoints of the best step: local, temporary and without the optimizer.
         args.output_dir = str(Path(folder))
@@ -210,12 +144,12 @@ def _train(
     )
 
 
-def _draw_report(pipe: Any, request: _Request, reporter: Reporter, last: bool) -> dict[str, list[Any]]:
+def _draw_report(request: ErasureRequest, reporter: Reporter, last: bool) -> dict[str, list[Any]]:
     if not request.report_images:
         return {}
     texts = [prompt for prompt, _, _ in request.prompts.report]
     return draw_pictures(
-        pipe,
+        request.pipe,
         texts,
         images_per_prompt=request.report_images,
         seed=request.args.seed,
@@ -226,7 +160,7 @@ def _draw_report(pipe: Any, request: _Request, reporter: Reporter, last: bool) -
 
 def _complete(
     report: ConceptErasureReport,
-    request: _Request,
+    request: ErasureRequest,
     before: dict[str, list[Any]],
     after: dict[str, list[Any]],
     warnings: list[str],
@@ -242,12 +176,11 @@ def _complete(
         report.prompts = compare_pictures(asked, before, after, request.judge)
         report.metrics = audit_metrics(report.prompts)
         report.pictures = {text: {"original": before[text], "unlearned": after[text]} for text in before}
-        pipe = request.family.pipe
         report.measure = {
             "judge": request.judge.name if request.judge is not None else "same-seed change",
             "images_per_prompt": request.report_images,
             "seed": request.args.seed,
-            "sampler": type(pipe.scheduler).__name__,
+            "sampler": type(request.pipe.scheduler).__name__,
             **{name: value for name, value in request.sampling.items() if isinstance(value, int | float | str)},
         }
     report.seconds["total"] = seconds

@@ -2,20 +2,19 @@
 
 import gc
 import logging
-import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from .families import Family
+from ..audit.untouched import attributes_kept, random_states_kept
+from ..core.modes import training_modes_kept
 
 
 logger = logging.getLogger(__name__)
@@ -42,34 +41,57 @@ def warn_of_shared_parts(pipe: Any, denoiser: nn.Module) -> list[str]:
 
 
 @contextmanager
-def original_state(pipe: Any, family: Family) -> Iterator[None]:
-    """Run a block that changes the denoiser's weights.
+def original_state(denoiser: nn.Module) -> Iterator[None]:
+    """Run a block that changes the denoiser's weights: all else is as before afterwards, and after an error they are, too."""
+    with (
+        weights_back_after_failure(denoiser),
+        random_states_kept([denoiser.device]),  # Trainer seeds all global generators
+        training_modes_kept(denoiser),
+        gradients_kept_off(denoiser),
+        # Accelerate puts a wrapped `forward` on the model it prepares (mixed precision).
+        attributes_kept(denoiser),
+        device_kept(denoiser),
+    ):
+        yield
 
-    The original weights are kept on disk, in a folder that only this user can read and that is removed at the end, so no
-    second copy lies in memory. When the block raises anything, Ctrl-C included, they are put back exactly.
+
+@contextmanager
+def weights_back_after_failure(module: nn.Module) -> Iterator[None]:
+    """When the block raises anything, Ctrl-C included, the weights are put back exactly.
+
+    They are kept on disk, in a folder that only this user can read and that is removed at the end, so no second copy lies in
+    memory.
     """
-    denoiser = family.denoiser
-    modes = {module: module.training for module in denoiser.modules()}
-    wanted = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
-    device, attributes = denoiser.device, dict(vars(denoiser))
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         backup = Path(folder) / "original.safetensors"
-        safetensors.torch.save_file({name: value.contiguous() for name, value in denoiser.state_dict().items()}, backup)
+        safetensors.torch.save_file({name: value.contiguous() for name, value in module.state_dict().items()}, backup)
         try:
-            with _random_state(device):
-                try:
-                    yield
-                finally:
-                    denoiser.to(device)
-                    _restore_attributes(denoiser, attributes)
-                    for name, parameter in denoiser.named_parameters():
-                        parameter.grad = None
-                        parameter.requires_grad_(wanted[name])
-                    for module, mode in modes.items():
-                        module.training = mode
+            yield
         except BaseException:
-            _restore_weights(denoiser, backup)
+            _restore_weights(module, backup)
             raise
+
+
+@contextmanager
+def gradients_kept_off(module: nn.Module) -> Iterator[None]:
+    """Afterwards no parameter has a gradient, and those that wanted one before want one again."""
+    wanted = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.grad = None
+            parameter.requires_grad_(wanted[name])
+
+
+@contextmanager
+def device_kept(module: nn.Module) -> Iterator[None]:
+    """A module that was moved is moved back."""
+    device = module.device
+    try:
+        yield
+    finally:
+        module.to(device)
 
 
 @contextmanager
@@ -84,10 +106,10 @@ def in_float32(denoiser: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def only_denoiser_on_device(pipe: Any, family: Family) -> Iterator[None]:
+def only_denoiser_on_device(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
     """While the denoiser trains, the other parts of a pipeline on an accelerator wait in main memory."""
-    device = family.denoiser.device
-    others = [part for part in pipe.components.values() if isinstance(part, nn.Module) and part is not family.denoiser]
+    device = denoiser.device
+    others = [part for part in pipe.components.values() if isinstance(part, nn.Module) and part is not denoiser]
     moved = [(part, part.device) for part in others if device.type != "cpu" and part.device.type != "cpu"]
     try:
         for part, _ in moved:
@@ -114,24 +136,3 @@ def _restore_weights(module: nn.Module, backup: Path) -> None:
     with safe_open(backup, framework="pt") as file:
         for name, value in module.state_dict(keep_vars=True).items():
             value.data.copy_(file.get_tensor(name))
-
-
-def _restore_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
-    """Accelerate puts a wrapped `forward` on the model it prepares (mixed precision); no trace of that may stay."""
-    for name in set(vars(module)) - set(attributes):
-        delattr(module, name)
-    for name, value in attributes.items():
-        if vars(module).get(name) is not value:
-            vars(module)[name] = value
-
-
-@contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
-    """Trainer seeds all global generators; they go on afterwards as if it had not."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], device_type="cuda"):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

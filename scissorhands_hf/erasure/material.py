@@ -16,7 +16,7 @@ from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, precompute_targets
 from .objectives import negative_guidance
 from .pictures import read_pictures
-from .prompts import ConceptPrompts
+from .request import ErasureRequest
 from .text_edit import TextEdit
 
 
@@ -42,31 +42,24 @@ class Material:
 Examples = tuple[NoisyExamples, NoisyExamples, NoisyExamples, NoisyExamples]
 
 
-def gather_material(
-    family: Family,
-    args: ConceptErasureConfig,
-    prompts: ConceptPrompts,
-    sampling: dict[str, Any],
-    forget_images: Any,
-    retain_images: Any,
-    reporter: Reporter,
-) -> Material:
+def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
     """Draw or read the pictures and encode the prompts, with the pipeline as it is, in its own dtype.
 
     Raises:
         ValueError: pictures that cannot be used.
     """
     started = time.perf_counter()
+    family, args, prompts, sampling = request.family, request.args, request.prompts, request.sampling
     if "guidance_scale" in sampling:
         sampling = {**sampling, "guidance_scale": min(sampling["guidance_scale"], args.picture_guidance)}
     forget_count = args.pictures_per_concept * len(prompts.concepts)
     forget_latents = retain_latents = None
     retain_texts = prompts.retain
-    if forget_images is not None:
-        forget_latents, _ = _read(family, "forget_images", forget_images)
+    if request.forget_images is not None:
+        forget_latents, _ = _read(family, "forget_images", request.forget_images)
         forget_count = len(forget_latents)
-    if retain_images is not None:
-        retain_latents, captions = _read(family, "retain_images", retain_images)
+    if request.retain_images is not None:
+        retain_latents, captions = _read(family, "retain_images", request.retain_images)
         # A picture without words goes with no words: what the original says of it there is kept all the same.
         retain_texts = [caption or "" for caption in captions]
     forget_texts = [prompts.forget[number % len(prompts.forget)] for number in range(forget_count)]
@@ -101,9 +94,7 @@ def gather_material(
     return Material(forget_latents, forget_texts, retain_latents, retain_texts, table, edit, seconds)
 
 
-def make_examples(
-    family: Family, args: ConceptErasureConfig, prompts: ConceptPrompts, material: Material, reporter: Reporter
-) -> Examples:
+def make_examples(request: ErasureRequest, material: Material, reporter: Reporter) -> Examples:
     """Cover the pictures with noise and fix what is to be predicted on them while the model still is the original.
 
     Returns:
@@ -112,6 +103,7 @@ def make_examples(
     Raises:
         ValueError: the denoiser's predictions are not finite.
     """
+    family, args, prompts = request.family, request.args, request.prompts
     anchor_of = dict(zip(prompts.forget, prompts.anchors, strict=True))
     rows, noise = material.table.rows, family.noise_process()
     per_epoch = -(-args.max_steps // int(args.num_train_epochs)) * args.gradient_accumulation_steps * args.world_size

@@ -324,3 +324,11 @@ def test_sampling_arguments_that_would_not_be_followed_are_refused(name):
 def test_every_picture_needs_a_seed():
     with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
         family_of(tiny_stable_diffusion()).sample_latents(PROMPTS, [0], {})
+
+
+@pytest.mark.parametrize("make", [tiny_stable_diffusion, tiny_sdxl])
+def test_one_negative_prompt_serves_every_picture(make):
+    family, sampling = family_of(make()), {"num_inference_steps": 2, "guidance_scale": 5.0}
+    one = family.sample_latents(PROMPTS, [1, 2], {**sampling, "negative_prompt": "red"})
+    assert torch.equal(one, family.sample_latents(PROMPTS, [1, 2], {**sampling, "negative_prompt": ["red"] * len(PROMPTS)}))
+    assert not torch.equal(one, family.sample_latents(PROMPTS, [1, 2], sampling))

@@ -6,12 +6,10 @@ from tiny_pipelines import tiny_sd3, tiny_stable_diffusion
 
 from scissorhands_hf.core import connection_sensitivity
 from scissorhands_hf.erasure.erasure_trainer import ConceptErasureTrainer
-from scissorhands_hf.erasure.families import family_of
 from scissorhands_hf.erasure.guard import original_state
 from scissorhands_hf.erasure.material import gather_material, make_examples
 from scissorhands_hf.erasure.noisy_examples import collate
-from scissorhands_hf.erasure.prompts import build_prompts
-from scissorhands_hf.erasure.settings import build_config
+from scissorhands_hf.erasure.request import ErasureRequest
 from scissorhands_hf.trainer.run_progress import Reporter
 
 
@@ -20,12 +18,11 @@ QUICK = {"max_steps": 4, "evaluations": 2, "pictures_per_concept": 3, "retain_pi
 
 
 def prepare(pipe, anchor=None, **settings):
-    family = family_of(pipe)
-    args = build_config(family, None, anchor, {**QUICK, "disable_tqdm": True, "seed": 3, **settings})
-    prompts = build_prompts(["dress"], anchor, ["coat"], [], family, args.retain_pictures, args.seed)
+    config = {**QUICK, "disable_tqdm": True, "seed": 3, **settings}
+    request = ErasureRequest(pipe, "dress", anchor=anchor, keep=["coat"], sampling=SAMPLING, config=config)
     reporter = Reporter(None, 0.0)
-    material = gather_material(family, args, prompts, SAMPLING, None, None, reporter)
-    return family, args, prompts, material, make_examples(family, args, prompts, material, reporter)
+    material = gather_material(request, reporter)
+    return request.family, request.args, request.prompts, material, make_examples(request, material, reporter)
 
 
 @torch.no_grad()
@@ -149,6 +146,6 @@ def test_a_full_disk_is_noticed_before_any_weight_changes(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="No space left"), original_state(pipe, family_of(pipe)):
+    with pytest.raises(OSError, match="No space left"), original_state(pipe.unet):
         raise AssertionError("the block must not run")
     assert all(value.equal(before[name]) for name, value in pipe.unet.state_dict().items())

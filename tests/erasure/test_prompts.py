@@ -44,6 +44,8 @@ def family(pipe):
         ({"concept": "dress", "recipe": "concpt"}, ValueError, "Did you mean 'concept'"),
         ({"concept": "dress", "anchor": "coat", "forget_objective": "ascent"}, ValueError, "anchor='coat'"),
         ({"concept": "dress", "sampling": {"guidance": 3}}, TypeError, "guidance"),
+        ({"concept": "dress", "sampling": {"prompt": "coat"}}, ValueError, "sampling has 'prompt'"),
+        ({"concept": "dress", "sampling": {"clip_skip": 1}}, ValueError, "sampling has 'clip_skip'"),
         ({"concept": "dress", "judge": 5}, TypeError, "judge=5"),
         ({"concept": "dress", "max_steps": 0}, ValueError, "max_steps=0"),
         ({"concept": "dress", "damage_limit": 0}, ValueError, "damage_limit=0"),

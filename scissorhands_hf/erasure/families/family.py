@@ -1,25 +1,24 @@
 """What erasing needs to know of a kind of pipeline: its text, latents, noise and denoiser."""
 
-import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ...audit.drawing import check_sampling, for_each_picture
+from ...audit.untouched import undisturbed
 from .noise import NoiseProcess
 from .pipeline_checks import refuse
 from .text_inputs import TextInputs, matching_places
 
 
-# Arguments of a pipeline's call that `sample_latents` sets itself, and those that change what the denoiser is told in a way
-# that `encode_prompts` and `size_conditioning` would not follow.
-_OWN_ARGUMENTS = ("prompt", "generator", "output_type", "return_dict", "latents", "num_images_per_prompt", "prompt_embeds")
-_UNFOLLOWED_ARGUMENTS = (
+# Arguments of a pipeline's call that change what the denoiser is told in a way that `encode_prompts` and `size_conditioning`
+# would not follow.
+UNFOLLOWED_ARGUMENTS = (
     "prompt_2", "prompt_3", "clip_skip", "max_sequence_length", "clean_caption", "original_size", "target_size",
     "crops_coords_top_left", "ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs", "joint_attention_kwargs",
 )  # fmt: skip
@@ -171,6 +170,13 @@ class Family(ABC):
     def device(self) -> torch.device:
         return self.denoiser.device
 
+    def check_sampling(self, sampling: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: an argument that is set for every picture, or that erasing would not follow.
+        """
+        check_sampling(sampling, UNFOLLOWED_ARGUMENTS)
+
     @torch.no_grad()
     def sample_latents(self, prompts: list[str], seeds: list[int], sampling: dict[str, Any]) -> Tensor:
         """
@@ -186,15 +192,11 @@ class Family(ABC):
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed per picture")
-        for name in sampling:
-            if name in _OWN_ARGUMENTS:
-                raise ValueError(f"sampling has {name!r}, which is set for every picture drawn; leave it out")
-            if name in _UNFOLLOWED_ARGUMENTS:
-                raise ValueError(f"sampling has {name!r}: only the pipeline's default is supported for it; leave it out")
+        self.check_sampling(sampling)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with undisturbed(self.pipe, seed=seeds[0]):
             arguments = {"prompt": list(prompts), "generator": generators, "output_type": "latent"}
-            latents = self.pipe(**arguments, **self.call_arguments, **sampling).images
+            latents = self.pipe(**arguments, **self.call_arguments, **for_each_picture(sampling, len(prompts))).images
         return self._from_pipeline(latents, sampling)
 
     def _from_pipeline(self, latents: Tensor, sampling: dict[str, Any]) -> Tensor:
@@ -279,25 +281,6 @@ class Family(ABC):
 def call_default(pipe: Any, argument: str) -> Any:
     """The value that the pipeline's call has for an argument left out."""
     return inspect.signature(type(pipe).__call__).parameters[argument].default
-
-
-@contextmanager
-def undisturbed(pipe: Any, seed: int = 0) -> Iterator[None]:
-    """Let a pipeline draw without a trace: scheduler, attributes and the global random state are put back, no progress bar.
-
-    Some schedulers draw from the global generator whatever they are given; inside, it starts from `seed`.
-    """
-    attributes = dict(vars(pipe))
-    device = pipe.device
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], device_type="cuda"):
-            torch.manual_seed(seed)
-            pipe.scheduler = copy.deepcopy(pipe.scheduler)
-            pipe.set_progress_bar_config(disable=True)
-            yield
-    finally:
-        vars(pipe).clear()
-        vars(pipe).update(attributes)
 
 
 def to_match(conditioning: dict[str, Tensor], like: Tensor) -> dict[str, Tensor]:

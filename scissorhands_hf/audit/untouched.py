@@ -1,0 +1,68 @@
+"""Leave no trace: after each of these blocks, however it ends, something is as it was before."""
+
+import copy
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.modes import evaluation_mode
+
+
+@contextmanager
+def random_states_kept(devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """
+    The global random generators of Python, NumPy and torch go on afterwards as if nothing had been drawn.
+
+    Args:
+        devices (iterable of `torch.device`): whose generators are kept beside the CPU's; only CUDA devices have one.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    cuda = sorted({torch.cuda.current_device() if d.index is None else d.index for d in devices if d.type == "cuda"})
+    with torch.random.fork_rng(devices=cuda, device_type="cuda"):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def attributes_kept(thing: Any) -> Iterator[None]:
+    """The object's own attributes are the same objects again: what was added goes, what was replaced or removed is back."""
+    before = dict(vars(thing))
+    try:
+        yield
+    finally:
+        vars(thing).clear()
+        vars(thing).update(before)
+
+
+@contextmanager
+def undisturbed(pipe: Any, seed: int | None = None) -> Iterator[None]:
+    """
+    Let a pipeline draw without a trace: all modules in evaluation mode, on a copy of the scheduler, without progress bars and
+    safety checker. A safety checker blackens pictures after the fact, and the model itself is measured.
+
+    Args:
+        pipe (`DiffusionPipeline`): whose attributes and modes, like the global random states, are as before afterwards.
+        seed (`int`, *optional*): of the global generators inside: some schedulers draw from them whatever they are given.
+    """
+    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    with ExitStack() as stack:
+        stack.enter_context(random_states_kept({p.device for module in modules for p in module.parameters()}))
+        # Among them the settings of the progress bar, of which diffusers (0.42) has a public setter and no getter.
+        stack.enter_context(attributes_kept(pipe))
+        for module in modules:
+            stack.enter_context(evaluation_mode(module))
+        if seed is not None:
+            torch.manual_seed(seed)
+        pipe.scheduler = copy.deepcopy(pipe.scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        if getattr(pipe, "safety_checker", None) is not None:
+            pipe.safety_checker = None
+        yield

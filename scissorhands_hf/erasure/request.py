@@ -1,0 +1,95 @@
+"""A call of `erase_concept`: its arguments, and what is made of them once, before anything is drawn or changed."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..audit import Judge, load_judge
+from ..trainer.scopes import resolve_scopes
+from .erasure_config import ConceptErasureConfig
+from .families import Family, check_pipeline, family_of
+from .prompts import ConceptPrompts, build_prompts, check_names
+from .settings import build_config, default_sampling
+from .text_edit import check_scope
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ErasureRequest:
+    """
+    A checked call. The arguments are those of [`erase_concept`]; of them are made:
+
+    Args:
+        family (`Family`): of the pipeline.
+        args (`ConceptErasureConfig`): the settings, with the seed that the generator gave.
+        prompts (`ConceptPrompts`): all texts of the run.
+        sampling (`dict`): with the defaults of the pipeline's call.
+        judge (`Judge`, *optional*): loaded.
+
+    Raises:
+        TypeError, ValueError: for pipelines, names and settings that cannot work.
+    """
+
+    pipe: Any
+    concept: str | Sequence[str]
+    anchor: str | None = None
+    keep: Sequence[str] | None = None
+    forget_images: Any = None
+    retain_images: Any = None
+    recipe: str | None = None
+    generator: torch.Generator | None = None
+    judge: Judge | str | None = None
+    report_images: int = 8
+    sampling: dict[str, Any] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    family: Family = field(init=False)
+    args: ConceptErasureConfig = field(init=False)
+    prompts: ConceptPrompts = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_pipeline(self.pipe)
+        self.family = family_of(self.pipe)
+        concepts, anchor, keep = check_names(self.concept, self.anchor, self.keep, self.family)
+        if self.report_images < 0 or self.report_images == 1:
+            raise ValueError(f"report_images={self.report_images} must be 0 for none, or at least 2 to tell change from chance")
+        self.args = build_config(self.family, self.recipe, anchor, self._seeded(self.config))
+        self._check_scopes()
+        self.sampling = default_sampling(self.pipe, self.sampling)
+        self.family.check_sampling(self.sampling)
+        if self.judge is not None:
+            self.judge = load_judge(self.judge, self.family.device)
+        self.prompts = build_prompts(
+            concepts,
+            anchor,
+            keep,
+            self._erased_before(concepts),
+            self.family,
+            self.args.retain_pictures,
+            self.args.seed,
+            choose_anchor=self.args.forget_objective == "closed_form",
+        )
+
+    def _seeded(self, config: dict[str, Any]) -> dict[str, Any]:
+        if self.generator is None:
+            return config
+        if "seed" in config:
+            raise ValueError(f"generator and seed={config['seed']} are both given; give one of them")
+        return {**config, "seed": int(torch.randint(2**31, (1,), generator=self.generator, device=self.generator.device))}
+
+    def _check_scopes(self) -> None:
+        scopes = resolve_scopes(self.family.denoiser, self.args)  # patterns that match nothing are refused
+        if self.args.forget_objective == "closed_form" and self.args.trim_ratio:
+            check_scope(self.family, scopes.reinit)
+
+    def _erased_before(self, concepts: list[str]) -> list[str]:
+        """Concepts of earlier runs that this one does not erase once more."""
+        before = [name for report in getattr(self.pipe, "erasure_reports", []) for name in report.concepts]
+        if again := set(concepts) & set(before):
+            logger.warning("%s was erased from this pipeline before; it is erased once more", ", ".join(sorted(again)))
+        return [name for name in before if name not in again]
