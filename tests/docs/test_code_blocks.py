@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hub_server
@@ -46,10 +46,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.HubServer]:
     server.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
-def test_python_blocks_run_as_they_stand(document: Path, hub: hub_server.HubServer, tmp_path: Path):
-    """From the root of a clone, so the folder has what the clone has, and takes what the blocks write."""
+@pytest.fixture
+def clone(hub: hub_server.HubServer, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs Python as in the root of a clone: a folder that has what a clone has, and takes what is written."""
     for name in ("spaces_demo", "examples"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -63,14 +62,38 @@ def test_python_blocks_run_as_they_stand(document: Path, hub: hub_server.HubServ
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)]),
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "document_blocks", "-p", "no:cacheprovider", "--durations=5"]
-    finished = subprocess.run(
-        [*command, f"--rootdir={REPOSITORY}", str(document)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+
+    def run(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
+def test_python_blocks_run_as_they_stand(document: Path, clone: Callable[..., subprocess.CompletedProcess]):
+    options = ["-q", "-p", "document_blocks", "-p", "no:cacheprovider", "--durations=5", f"--rootdir={REPOSITORY}"]
+    finished = clone("-m", "pytest", *options, str(document))
     assert finished.returncode == 0, f"{finished.stdout[-6000:]}\n{finished.stderr[-2000:]}"
     run = re.search(r"(\d+) passed", finished.stdout)
     assert run and int(run[1]) == len(blocks(document, "python")), finished.stdout[-2000:]
     assert not re.search(r"skipped|failed", finished.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_commands_on_the_shipped_pipeline_run_one_after_the_other(
+    clone: Callable[..., subprocess.CompletedProcess], hub: hub_server.HubServer
+):
+    """Those of the page on the command line, as they stand but for the length of the erasure."""
+    quick = shlex.split("--max_steps 4 --evaluations 1 --pictures_per_concept 8 --retain_pictures 16 --report_images 2")
+    done = []
+    for document, words in COMMANDS:
+        if document == "command_line.md" and {"spaces_demo/fashion_pipeline", "out/no-dress"} & set(words):
+            finished = clone("-m", "scissorhands_hf.cli", *words[1:], *(quick if words[1] == "erase" else []))
+            assert finished.returncode == 0, f"{shlex.join(words)}\n{finished.stdout[-2000:]}{finished.stderr[-4000:]}"
+            done.append(words[1])
+    assert done == ["erase", "card", "push"]
+    assert {"README.md", "model_index.json"} <= set(hub.repositories["me/no-dress"].files())
 
 
 @pytest.mark.parametrize(("document", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value[0])
