@@ -105,6 +105,7 @@ def _fresh_values(
             for module in family:
                 initialize(module)
         for module in family:
+            # The second is what nn.MultiheadAttention and nn.Transformer call theirs (private, as of torch 2.13).
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if reset is not None and _unfilled(fresh):
                 reset()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from ..report.unlearning_report import UnlearningReport
+from ..trainer.paired_batches import FORGET
 from ..trainer.scissorhands_trainer import ScissorhandsTrainer
 from .erasure_config import ConceptErasureConfig
 from .families import Family
@@ -106,7 +107,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         """Of ascent: the denoising loss of saying nothing, the mean square of the targets. Other objectives have a floor."""
         if self.args.forget_objective != "ascent":
             return float("inf")
-        batch = self._collate_set(self.forget_dataset, list(range(min(64, len(self.forget_dataset)))), "forget_dataset")
+        batch = self.probe_batch(FORGET, size=64)
         return batch["denoising_target"].float().square().mean().item()
 
     # ---- The trade-off ----

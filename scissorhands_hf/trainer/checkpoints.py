@@ -1,22 +1,21 @@
 """What a run keeps beside Trainer's own checkpoint so that it can go on as if it had not been interrupted."""
 
 import importlib.metadata
-import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .run_callbacks import UnlearningRecord
+
 
 logger = logging.getLogger(__name__)
 
-RUN_STATE_NAME = "scissorhands_state.json"
-# Holds gradients of the forget loss, from which forget examples can be guessed: local disk only, never the Hub.
-MEMORY_NAME = "gradient_memory.safetensors"
+# Written beside checkpoints by version 0.1.0.
+_EARLIER_STATE = "scissorhands_state.json"
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -44,23 +43,47 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> Path | None:
     return None
 
 
-def save_run_state(folder: Path, state: dict[str, Any]) -> None:
-    (folder / RUN_STATE_NAME).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-
-
-def load_run_state(folder: Path) -> dict[str, Any]:
-    """The state that :func:`save_run_state` wrote.
+def checkpoint_to_resume(choice: str | os.PathLike | bool, output_dir: str | os.PathLike) -> Path:
+    """The folder that `resume_from_checkpoint` asks for: a path, or True for the newest complete one in ``output_dir``.
 
     Raises:
-        ValueError: the folder has none, so it is no checkpoint of a ScissorhandsTrainer.
+        ValueError: there is no complete one.
     """
-    path = folder / RUN_STATE_NAME
+    if choice is not True:
+        return Path(choice)
+    folder = last_complete_checkpoint(output_dir)
+    if folder is None:
+        raise ValueError(
+            f"resume_from_checkpoint=True, but output_dir={str(output_dir)!r} has no complete checkpoint; start anew with "
+            "trainer.train()"
+        )
+    return folder
+
+
+def load_record(folder: Path, record: UnlearningRecord) -> None:
+    """Give ``record`` the values that it had when the checkpoint was written.
+
+    Raises:
+        ValueError: the folder holds no checkpoint of a ScissorhandsTrainer, or one of an earlier version.
+    """
+    if (folder / _EARLIER_STATE).is_file():
+        raise ValueError(
+            f"resume_from_checkpoint={str(folder)!r} was written by an earlier version of scissorhands_hf ({_EARLIER_STATE}), "
+            "which kept its state in another form. Go on with that version, or start anew with trainer.train()."
+        )
+    path = folder / "trainer_state.json"
     if not path.is_file():
         raise ValueError(
-            f"resume_from_checkpoint={str(folder)!r} has no {RUN_STATE_NAME}: it was not written by ScissorhandsTrainer, so "
-            "its weights were never trimmed. Load the model from it and call train() without resuming."
+            f"resume_from_checkpoint={str(folder)!r} holds no {path.name}: it is no checkpoint, or was not written to its end"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    kept = TrainerState.load_from_json(str(path)).stateful_callbacks.get(UnlearningRecord.__name__)
+    if kept is None:
+        raise ValueError(
+            f"resume_from_checkpoint={str(folder)!r} was not written by ScissorhandsTrainer, so its weights were never "
+            "trimmed. Load the model from it and call train() without resuming."
+        )
+    for name, value in kept["attributes"].items():
+        setattr(record, name, value)
 
 
 _LIBRARIES = ("scissorhands_hf", "torch", "transformers", "accelerate", "datasets")

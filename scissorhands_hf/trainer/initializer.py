@@ -20,6 +20,8 @@ def initializer_of(model: nn.Module) -> Callable[[nn.Module], None]:
 
     def initialize(module: nn.Module) -> None:
         if module in keeper:
+            # Private by name (as of transformers 5.23), but the hook that every model of transformers fills in and that its
+            # guide to new models asks for; the public `init_weights` would draw all weights of the model.
             keeper[module]._init_weights(module)
         elif isinstance(module, Conv1D):
             nn.init.normal_(module.weight, std=0.02)

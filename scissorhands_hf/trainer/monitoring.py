@@ -4,6 +4,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from .checkpoints import last_complete_checkpoint
+from .scissorhands_config import ScissorhandsConfig
+
 
 class UnlearningDivergedError(RuntimeError):
     """Repair ran away: a loss is not finite, or the retain loss rises instead of falling."""
@@ -25,3 +28,21 @@ class RunningMeans:
             for name, values in self._values.items()
         }
         return {name: accelerator.reduce(value, reduction="mean").item() for name, value in own.items()}
+
+
+def diverged(what: str, step: int, args: ScissorhandsConfig, ceiling: float) -> UnlearningDivergedError:
+    """The error of a run that is being ruined, with the last good checkpoint and what to lower.
+
+    Args:
+        what: happened.
+        step: of the run.
+        args: of the run.
+        ceiling: of the forget loss, in effect.
+    """
+    good = last_complete_checkpoint(args.output_dir)
+    where = f"The last good checkpoint is {good.name} in output_dir" if good else "No checkpoint was saved"
+    return UnlearningDivergedError(
+        f"Unlearning diverged at step {step}: {what}. {where}; the model in memory is not to be used. Lower learning_rate "
+        f"({args.learning_rate}), forget_weight ({args.forget_weight}), projection_margin ({args.projection_margin}) or "
+        f"forget_loss_ceiling ({ceiling:.3g}), or set max_grad_norm ({args.max_grad_norm})."
+    )

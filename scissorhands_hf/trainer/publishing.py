@@ -244,8 +244,7 @@ class PublishingMixin(Trainer):
 
     def _probe(self) -> dict[str, Any]:
         """Two retain examples to compare outputs on."""
-        batch = self._collate_set(self.train_dataset, list(range(min(2, len(self.train_dataset)))), "train_dataset")
-        return self._prepare_inputs(batch)
+        return self.probe_batch()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Called by Trainer (private, as of transformers 5.23) after each checkpoint with `push_to_hub=True`. Its own would

@@ -110,7 +110,7 @@ def test_the_sensitivity_takes_the_denoising_loss_of_the_concept(tmp_path):
         loss = ((none + 2.0 * (plain - none)) - batch["denoising_target"]).square().mean()
         weight = pipe.unet.conv_in.weight
         (gradient,) = torch.autograd.grad(loss, weight)
-    (compute,) = trainer._forget_losses([[0, 1]])
+    (compute,) = trainer.forget_losses([[0, 1]])
     measured = connection_sensitivity([compute], {"w": weight})["w"]
     assert torch.allclose(measured, (weight * gradient).abs().detach(), rtol=1e-3, atol=1e-8)
 

@@ -76,6 +76,37 @@ def test_a_checkpoint_of_another_trainer_is_refused(config, tmp_path: Path) -> N
         trainer.train(resume_from_checkpoint=str(tmp_path / "stock" / "checkpoint-1"))
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused(config, tmp_path: Path) -> None:
+    trainer = trainer_for(config(max_steps=2, save_strategy="steps", save_steps=2))
+    trainer.train()
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    (checkpoint / "scissorhands_state.json").write_text('{"trim": {}}')
+    with pytest.raises(ValueError, match=r"was written by an earlier version.*scissorhands_state\.json.*start anew"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    with pytest.raises(ValueError, match=r"holds no trainer_state\.json"):
+        trainer.train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_the_record_of_a_run_is_in_the_checkpoints_own_state(config, tmp_path: Path) -> None:
+    """Trainer's public way, which also works where Trainer itself restores the callbacks and puts new ones in their place."""
+    common = {"num_train_epochs": 2, "save_strategy": "epoch"}
+    whole = trainer_for(config(**common))
+    whole.train()
+    kept = json.loads((tmp_path / "out" / "checkpoint-6" / "trainer_state.json").read_text())
+    attributes = kept["stateful_callbacks"]["UnlearningRecord"]["attributes"]
+    assert attributes["trim"] == whole.trim_report
+    assert attributes["last_forget_loss"] > 0
+
+    resumed = trainer_for(config(**common, restore_callback_states_from_checkpoint=True))
+    own = resumed.record
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
+    assert resumed.record is not own
+    assert resumed.trim_report == whole.trim_report
+    assert resumed.record.first_epoch_retain_loss == whole.record.first_epoch_retain_loss
+    expected = whole.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items())
+
+
 def test_resuming_without_a_complete_checkpoint_says_so(config, tmp_path: Path) -> None:
     (tmp_path / "out" / "checkpoint-3").mkdir(parents=True)
     (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").write_text('{"epoch": 1.0, "glob')

@@ -80,13 +80,13 @@ def test_memories_are_renewed_when_asked_for(every, expected, config) -> None:
     model, retain, forget = retain_and_forget(tiny_vit, retain=20, forget=6)  # 5 steps of 4 an epoch
     args = config(trim_ratio=0, sharpness_radius=0.1, projection=False, memory_every=every, num_train_epochs=2)
     trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=retain, forget_dataset=forget)
-    renewed, stock = [], trainer._renew_memories
+    renewed, stock = [], trainer.renew_memories
 
     def listen(*values: int) -> None:
         renewed.append(trainer.state.global_step)
         stock(*values)
 
-    trainer._renew_memories = listen
+    trainer.renew_memories = listen
     trainer.train()
     assert renewed == expected
 

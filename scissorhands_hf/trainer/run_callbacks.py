@@ -1,0 +1,59 @@
+"""What a run takes part in Trainer's loop by: callbacks that call the trainer, and the record that its checkpoints keep."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+
+if TYPE_CHECKING:
+    from .scissorhands_trainer import ScissorhandsTrainer
+
+
+class UnlearningRecord(TrainerCallback, ExportableState):
+    """
+    What is known of a run so far, kept by Trainer in the `trainer_state.json` of each checkpoint. It knows of no trainer, for
+    Trainer makes it anew from a checkpoint with `restore_callback_states_from_checkpoint=True`.
+
+    Attributes:
+        trim: the trim report; None before the trim.
+        seconds: by stage.
+        first_epoch_retain_loss: its mean, to tell a run that is being ruined.
+        last_forget_loss: of the last step with a forget batch, over all processes.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the last run."""
+        self.trim: dict[str, Any] | None = None
+        self.seconds: dict[str, float] = {}
+        self.first_epoch_retain_loss: float | None = None
+        self.last_forget_loss: float | None = None
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def state(self) -> dict[str, Any]:
+        """In the form that [`~transformers.trainer_callback.ExportableState`] asks for; JSON-ready."""
+        return {"args": {}, "attributes": dict(vars(self))}
+
+
+class RunHooks(TrainerCallback):
+    """Calls the trainer at the moments that it has no hook of its own for."""
+
+    def __init__(self, trainer: "ScissorhandsTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_repair()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_epoch()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_step()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_epoch()
