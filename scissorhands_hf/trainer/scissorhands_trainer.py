@@ -209,7 +209,7 @@ optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
         self._sampler = PairedBatchSampler(
             retain_size=len(retain),
             forget_size=len(forget),
-            retain_batch=self._train_batch_size,  # private, see above
+            retain_batch=self._train_batch_size,  # private, see forget_batch_size
             forget_batch=self.forget_batch_size,
             schedule=self.args.forget_schedule,
             seed=self.data_seed,
@@ -325,6 +325,7 @@ optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer's. A checkpoint is refused when weights are not finite, and also holds, in mid-epoch, the gradient
         memories, which reveal the forget set and stay on local disk."""
+        # `_internal_call` is Trainer's own argument (private by name, as of transformers 5.23) and only handed on.
         folder = Path(output_dir or self.args.output_dir)
         # Here rather than in `on_save`, which is called when the checkpoint counts as complete and older ones are deleted.
         if self.is_in_train and is_checkpoint(folder) and self.args.should_save:
