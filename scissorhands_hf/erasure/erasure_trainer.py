@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
@@ -122,7 +123,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         total, size = 0.0, self.args.per_device_eval_batch_size
         for start in range(0, len(examples), size):
             batch = collate([examples[index] for index in range(start, min(start + size, len(examples)))])
-            batch = self._prepare_inputs(batch)
+            batch = send_to_device(batch, self.args.device)
             loss = mean_squared_error(self._predict(self.model, batch, batch["prompt"]), batch[target])
             total += loss.item() * len(batch["noisy"])
         return total / len(examples)
@@ -131,7 +132,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, None, None]:
         """The loss of an evaluation batch; predictions are not collected."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_batch_loss(model, inputs).detach(), None, None
 

@@ -28,6 +28,7 @@ from diffusers import (
     UNet2DModel,
     UniPCMultistepScheduler,
 )
+from diffusers.hooks import HookRegistry, ModelHook
 from peft import LoraConfig
 from tiny_pipelines import quiet, tiny_flux, tiny_pixart, tiny_sd3, tiny_sdxl, tiny_stable_diffusion
 from torch import nn
@@ -54,6 +55,17 @@ def offloaded_in_groups() -> Any:
     pipe = tiny_stable_diffusion()
     pipe.unet.enable_group_offload(onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
     return pipe
+
+
+def hooked() -> Any:
+    """By a hook of somebody's own."""
+    pipe = tiny_stable_diffusion()
+    HookRegistry.check_if_exists_or_initialize(pipe.unet).register_hook(ModelHook(), "theirs")
+    return pipe
+
+
+def unhook(pipe: Any, _: Any) -> None:
+    HookRegistry.check_if_exists_or_initialize(pipe.unet).remove_hook("theirs", recurse=True)
 
 
 def cast_layer_by_layer() -> Any:
@@ -126,10 +138,11 @@ def with_fused_lora() -> Any:
 @pytest.mark.parametrize(
     ("make", "problem", "way_out"),
     [
-        (offloaded, "offloading is on", r"remove_all_hooks\(\)"),
+        (offloaded, "accelerate's CpuOffload moves the weights of vae", r"remove_all_hooks\(\)"),
         (offloaded_layer_by_layer, "moves the weights of unet", r"remove_all_hooks\(\)"),
         (offloaded_in_groups, "group_offloading.*unet", "Load the pipeline again"),
         (cast_layer_by_layer, "layerwise_casting.*transformer", "Load the pipeline again"),
+        (hooked, "hook 'theirs' changes how unet", r"HookRegistry.*\(pipe.unet\).remove_hook\('theirs', recurse=True\)"),
         (cached, "fbc_leader_block_hook", r"pipe.transformer.disable_cache\(\)"),
         (mapped, "hf_device_map", r"reset_device_map\(\)"),
         (without_memory, "conv_in.weight of its unet has no memory", "without offloading"),
@@ -158,6 +171,7 @@ def save_and_load(pipe: Any, folder: Any) -> Any:
     [
         (offloaded, lambda pipe, _: pipe.remove_all_hooks()),
         (offloaded_layer_by_layer, lambda pipe, _: pipe.remove_all_hooks()),
+        (hooked, unhook),
         (cached, lambda pipe, _: pipe.transformer.disable_cache()),
         (mapped, lambda pipe, _: pipe.reset_device_map()),
         (compiled, lambda pipe, _: setattr(pipe, "unet", pipe.unet._orig_mod)),

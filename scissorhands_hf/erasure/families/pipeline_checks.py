@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from accelerate.hooks import ModelHook
+from accelerate.utils import is_compiled_module
 from torch import nn
 
 from ...trainer.weight_states import adapters, meta_weight, quantisation, sharded_weight
@@ -51,12 +53,11 @@ def _check_placement(pipe: Any) -> None:
             f"its components are spread over devices (pipe.hf_device_map={pipe.hf_device_map})",
             "Call pipe.reset_device_map() and pipe.to(device), or load it without device_map.",
         )
-    if getattr(pipe, "_all_hooks", None):
-        refuse(pipe, "model CPU offloading is on", "Call pipe.remove_all_hooks() and pipe.to(device) first.")
 
 
 def _check_wrapped(pipe: Any, name: str, component: nn.Module) -> None:
-    if hasattr(component, "_orig_mod"):
+    if is_compiled_module(component):
+        # `_orig_mod` is private and yet what torch's own messages and state dicts name (torch 2.7 to 2.13).
         refuse(
             pipe,
             f"its {name} is a compiled module",
@@ -67,23 +68,29 @@ def _check_wrapped(pipe: Any, name: str, component: nn.Module) -> None:
 
 
 def _check_hooks(pipe: Any, name: str, component: nn.Module) -> None:
+    from diffusers.hooks import HookRegistry
+
     for path, module in component.named_modules():
         where = f"{name}.{path}" if path else name
-        if hasattr(module, "_hf_hook"):
+        # Both libraries have public classes of hooks, but no public question whether a module has one.
+        if (hook := _attribute_of_kind(module, ModelHook)) is not None:
             refuse(
                 pipe,
-                f"accelerate's {type(module._hf_hook).__name__} moves the weights of {where} (offloading or a device map)",
+                f"accelerate's {type(hook).__name__} moves the weights of {where} (offloading or a device map)",
                 "Call pipe.remove_all_hooks() and pipe.to(device) first, or load it without offloading.",
             )
-        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
-        if hooks:
-            kind = next(iter(hooks))
+        registry = _attribute_of_kind(module, HookRegistry)
+        if registry is not None and registry.hooks:
+            kind = next(iter(registry.hooks))
             if "group_offload" in kind or "layerwise" in kind:
                 way_out = "Load the pipeline again without it, and switch it on after erasing."
             elif "cache" in kind or "pyramid" in kind or "fbc" in kind:
                 way_out = f"Call pipe.{name}.disable_cache() first."
             else:
-                way_out = f"Remove it: pipe.{where}._diffusers_hook.remove_hook({kind!r}, recurse=True)."
+                way_out = (
+                    "Remove it: diffusers.hooks.HookRegistry.check_if_exists_or_initialize"
+                    f"(pipe.{where}).remove_hook({kind!r}, recurse=True)."
+                )
             refuse(pipe, f"diffusers' hook {kind!r} changes how {where} computes", way_out)
         if getattr(module, "fused_projections", False):
             refuse(
@@ -91,6 +98,10 @@ def _check_hooks(pipe: Any, name: str, component: nn.Module) -> None:
                 f"the attention projections of {where} are or were fused into copies beside the weights that count",
                 "Load the pipeline without fuse_qkv_projections(), erase, and fuse afterwards.",
             )
+
+
+def _attribute_of_kind(module: nn.Module, kind: type) -> Any:
+    return next((value for value in vars(module).values() if isinstance(value, kind)), None)
 
 
 def _check_weights(pipe: Any, name: str, component: nn.Module) -> None:
