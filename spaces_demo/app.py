@@ -211,7 +211,7 @@ def on_forget_class(name: str, seed: float, request: gr.Request) -> Iterator[Upd
 def on_card(repository: str, disclosure: str, license: str, request: gr.Request) -> Updates:
     """The card of your model, as it would be pushed."""
     try:
-        text, preview = bench.card(page_of(request), repository, disclosure, license)
+        text, preview = bench.card(page_of(request), repository, disclosure, {"license": license})
     except Exception as error:  # as in follow()
         return {publish_status: failure(error)}
     message = render.note("This is what would be pushed. Nothing has left this machine.", "done")
@@ -225,7 +225,7 @@ def on_zip(disclosure: str, license: str, request: gr.Request) -> Iterator[Updat
         ready = render.note("The zip is ready.", "done")
         return {publish_status: ready, zip_area: gr.update(visible=True), zip_file: str(status.result)}
 
-    yield from follow(lambda: bench.zip(page_of(request), disclosure, license), publish_status, done)
+    yield from follow(lambda: bench.zip(page_of(request), disclosure, {"license": license}), publish_status, done)
 
 
 def on_push(
@@ -234,7 +234,7 @@ def on_push(
     """Push your model with its card, in your own name."""
     secret = token.token if token is not None else own_token(request)
     yield from follow(
-        lambda: bench.push(page_of(request), repository, visibility, disclosure, license, secret),
+        lambda: bench.push(page_of(request), repository, visibility, disclosure, {"license": license}, secret),
         publish_status,
         lambda status: {publish_status: render.pushed(status.result)},
     )

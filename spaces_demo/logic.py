@@ -15,7 +15,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,17 +193,17 @@ class Workbench:
 
     # ---- Publish ----
 
-    def card(self, page: str, repository: str | None, disclosure: str | None, license: str | None) -> tuple[str, str]:
+    def card(self, page: str, repository: str | None, disclosure: str | None, card: Mapping[str, Any]) -> tuple[str, str]:
         """The card of what this page erased, as it would be pushed: Markdown with front matter; and the same with pictures."""
-        choices = publish.check_choices(repository, disclosure, license)
+        choices = publish.check_choices(repository, disclosure, card)
         session, _ = self._erased(page)
         with self._working(session):
-            card = publish.card_of(session.model_folder, choices)
-            return card, publish.with_pictures(card, session.model_folder)
+            text = publish.card_of(session.model_folder, choices)
+            return text, publish.with_pictures(text, session.model_folder)
 
-    def zip(self, page: str, disclosure: str | None, license: str | None) -> Iterator[Status]:
+    def zip(self, page: str, disclosure: str | None, card: Mapping[str, Any]) -> Iterator[Status]:
         """What a push would upload, as a zip. The last status has its path."""
-        choices = publish.check_choices(None, disclosure, license)
+        choices = publish.check_choices(None, disclosure, card)
         session, erased = self._erased(page)
         target = session.file(f"{_file_name('without-' + '-'.join(erased.settings.concepts))}.zip")
         with self._working(session):
@@ -214,13 +214,18 @@ class Workbench:
             )
 
     def push(
-        self, page: str, repository: str | None, visibility: str | None, disclosure: str | None, license: str | None,
+        self,
+        page: str,
+        repository: str | None,
+        visibility: str | None,
+        disclosure: str | None,
+        card: Mapping[str, Any],
         token: str | None,
-    ) -> Iterator[Status]:  # fmt: skip
+    ) -> Iterator[Status]:
         """Push what this page erased in the visitor's name. The last status has a `Pushed`."""
         if not token:
             raise RefusedError("Sign in first: a push needs your account. Or download the zip.")
-        choices = publish.check_choices(repository, disclosure, license, needed=True)
+        choices = publish.check_choices(repository, disclosure, card, needed=True)
         if visibility not in ("private", "public"):
             raise RefusedError("Choose whether the repository is private or public.")
         session, _ = self._erased(page)

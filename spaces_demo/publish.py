@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scissorhands_hf.trainer.run_progress import RunProgress
 from spaces_demo.limits import RefusedError, check_repository, check_text
@@ -25,16 +26,19 @@ DISCLOSURES = {
     "Nothing of it": "none",
 }
 LARGEST_PICTURE = 2 * 10**6  # bytes, in a preview
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")
 
 
 @dataclass(frozen=True)
 class CardChoices:
-    """What the visitor says about the model; checked by :func:`check_choices`."""
+    """What the visitor says about the model; checked by :func:`check_choices`.
+
+    Args:
+        repository: ``name`` or ``owner/name``.
+        card: fields of `scissorhands_hf.report.CardOptions`.
+    """
 
     repository: str | None
-    disclose: str
-    license: str | None
+    card: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,19 @@ class Pushed:
     private: bool
 
 
-def check_choices(repository: str | None, disclosure: str | None, license: str | None, needed: bool = False) -> CardChoices:
+def check_choices(repository: str | None, disclosure: str | None, card: Mapping[str, Any], needed: bool = False) -> CardChoices:
     """The fields of the page.
 
     Args:
         repository: ``name`` or ``owner/name``; may be left empty unless ``needed``.
         disclosure: a key of :data:`DISCLOSURES`.
-        license: identifier as the Hub knows it, or empty.
+        card: further fields of `CardOptions` by name; empty ones are left out.
 
     Raises:
         RefusedError: the first field that does not fit.
     """
+    from scissorhands_hf.report import CardOptions
+
     repository = (repository or "").strip()
     if needed or repository:
         repository = check_text(repository, "The repository's name")
@@ -66,22 +72,25 @@ def check_choices(repository: str | None, disclosure: str | None, license: str |
             repository = check_repository(repository, "The repository's name")
     if disclosure not in DISCLOSURES:
         raise RefusedError(f"What the card tells must be one of: {'; '.join(DISCLOSURES)}.")
-    license = (license or "").strip().lower()
-    if license and not _LICENSE.fullmatch(license):
-        raise RefusedError(f"The licence {license[:40]!r} is no identifier of the Hub, such as apache-2.0 or mit.")
-    return CardChoices(repository or None, DISCLOSURES[disclosure], license or None)
+    given = {name: value.strip() if isinstance(value, str) else value for name, value in card.items()}
+    given = {name: value for name, value in given.items() if value} | {"disclose": DISCLOSURES[disclosure]}
+    try:
+        CardOptions(**given)
+    except ValueError as error:
+        raise RefusedError(f"{error}."[:300]) from error
+    return CardChoices(repository or None, given)
 
 
 def card_of(folder: Path, choices: CardChoices) -> str:
     """The card's text, front matter and all, made from the run's own report.
 
     Raises:
-        RefusedError: a choice that the Hub would not take.
+        RefusedError: it cannot be written.
     """
     from scissorhands_hf.hub import UploadRefusedError, write_card
 
     try:
-        path = write_card(folder, repo_id=choices.repository, disclose=choices.disclose, license=choices.license)
+        path = write_card(folder, repo_id=choices.repository, **choices.card)
     except (UploadRefusedError, ValueError) as error:
         raise RefusedError(_without_paths(str(error), folder)) from error
     return path.read_text(encoding="utf-8")
@@ -109,20 +118,24 @@ def make_zip(folder: Path, target: Path, choices: CardChoices, tell: Callable[[R
     """
     from scissorhands_hf.hub import UploadRefusedError
     from scissorhands_hf.hub.push import staged
-    from scissorhands_hf.hub.render import load_run
+    from scissorhands_hf.hub.readme import write_readme
+    from scissorhands_hf.hub.run import PLOT_NAME, load_run
 
     tell(RunProgress("check", 0, 1))
-    card_of(folder, choices)
+    run = load_run(folder)
+    run.info.update(**choices.card)
     partial = target.with_name(target.name + ".partial")
     try:
         # Weights hardly shrink: storing them saves the time.
         with (
-            staged(load_run(folder), check="weights") as (place, names),
+            staged(run, check="weights") as (place, names),
             zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
         ):
-            for number, name in enumerate(["README.md", *names]):
+            for number, name in enumerate(names):
                 tell(RunProgress("files", number, len(names) + 1))
                 archive.write(place / name, f"{target.stem}/{name}")
+            tell(RunProgress("files", len(names), len(names) + 1))
+            archive.write(write_readme(run, plot=PLOT_NAME in names), f"{target.stem}/README.md")
         partial.replace(target)
     except UploadRefusedError as error:
         raise RefusedError(_without_paths(str(error), folder)) from error
@@ -148,16 +161,16 @@ def push(folder: Path, choices: CardChoices, *, private: bool, token: str, tell:
 
     from scissorhands_hf.hub import HubPushError, UploadRefusedError
     from scissorhands_hf.hub.push import Destination, staged, upload
-    from scissorhands_hf.hub.render import load_run
+    from scissorhands_hf.hub.run import load_run
 
     tell(RunProgress("check", 0, 1))
-    card_of(folder, choices)
     try:
         run = load_run(folder)
+        run.info.update(**choices.card)
         destination = Destination(choices.repository, private=private, commit_message="Upload unlearned pipeline")
         with staged(run, check="weights", token=token) as (place, names):
             tell(RunProgress("upload", 0, 1))
-            upload(run, place, names, destination, token=token, keep=True)
+            upload(run, place, names, destination, token=token)
             tell(RunProgress("upload", 1, 1))
     except HubPushError as error:
         # Without its context: that may hold the request, and with it the token.

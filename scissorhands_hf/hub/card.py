@@ -1,4 +1,4 @@
-"""Renders the card from the report of a run: nothing is on it that the report does not hold."""
+"""The text and the metadata of a card, from the report of a run: nothing is on it that the report does not hold."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,18 +6,20 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..report.disclosure import is_concept_report, redact
-from ..report.figures import FIGURES, figures_table, names_of, sentence, show
-from ..report.markdown import Safe, code, finalize, prose, table
-from .card_data import build_card_data, set_of, set_size
-from .card_info import CardInfo
-from .limits import limits
-from .markers import BEGIN, END
+from ..report.figures import FIGURES, figures_table, names_of, prompt_groups, sentence, show
+from ..report.markdown import Safe, code, finalize, one_line, prose, table
+from .run import PLOT_NAME, CardInfo
 
 
-PLOT_NAME = "unlearning.png"
+BEGIN = "<!-- scissorhands:begin -->"
+END = "<!-- scissorhands:end -->"
+PAPER = "2401.06187"
+_SETS = ("forget", "retain", "test")
+TAGS = ("machine-unlearning", "scissorhands", f"arxiv:{PAPER}")
+SOURCE_NAME, SOURCE_URL = "scissorhands_hf", f"https://arxiv.org/abs/{PAPER}"
 
 
 @cache
@@ -30,7 +32,7 @@ def _template() -> jinja2.Template:
 
 
 def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = None, plot: bool = False) -> ModelCard:
-    """The card of one run, our part alone; see :func:`.markers.merge` for the user's.
+    """The card of one run, our part alone; see :func:`.readme.merge` for the user's.
 
     Args:
         info: names and choices.
@@ -43,10 +45,10 @@ def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = Non
     name = repo_id.rpartition("/")[2] if repo_id else f"unlearned-{info.architecture}"
     data = build_card_data(info, public, name)
     body = _template().render(
+        options=info.card_options(),
         begin=Safe(BEGIN),
         end=Safe(END),
         title=Safe(prose(repo_id.rpartition("/")[2])) if repo_id else Safe(f"{info.architecture}, unlearned"),
-        in_progress=info.in_progress,
         summary=_summary(info),
         removed=_removed(info, report, public),
         removed_notes=_erasures(info) if info.disclose == "full" else [],
@@ -68,13 +70,20 @@ def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = Non
 
 
 def shown_pictures(info: CardInfo) -> list[dict[str, Safe]]:
-    """Before/after pictures that may be shown: those with ``disclose="full"`` only, for their prompts name the concept."""
-    if info.disclose != "full":
+    """Before/after pictures that may be shown: with ``disclose="full"`` only, for their prompts name the concept, and of these
+    what ``pictures`` allows."""
+    if info.disclose != "full" or info.pictures == "none":
         return []
     return [
         {"prompt": code(entry["prompt"], in_table=True), "before": Safe(entry["before"]), "after": Safe(entry["after"])}
-        for entry in info.pictures
+        for entry in info.strips
+        if info.pictures == "all" or may_show_kept(entry["group"])
     ]
+
+
+def may_show_kept(group: str) -> bool:
+    """Whether pictures of a group of prompts are among those of ``pictures="kept"``: the ones that should not have changed."""
+    return group in prompt_groups() and prompt_groups()[group].direction == "stay"
 
 
 def _summary(info: CardInfo) -> Safe:
@@ -258,3 +267,103 @@ def _snippet(info: CardInfo, repo_id: str | None) -> Safe:
         lines.append(f"{names.get(processor, 'processor')} = {processor}.from_pretrained({place})")
     lines.append(f"model = {info.loader}.from_pretrained({place}){comment}")
     return Safe("\n".join(lines))
+
+
+def limits(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
+    """Sentences for the card. ``public`` is the redacted report."""
+    metrics = public.get("metrics", {})
+    figures = {name for values in metrics.values() for name in values}
+    lines = [
+        "Unlearning of this kind is approximate. It gives no formal guarantee, and traces of what was removed can remain in "
+        "the weights where nobody looked for them.",
+        "Further training, even on other data, can bring removed knowledge back. An attack stronger than those tried may find "
+        "it.",
+        "The change is in the weights of this repository. Unlike an adapter, which its user can switch off, it cannot be taken "
+        "back here; but whoever has the model from before, or an earlier commit of this repository, has what was removed.",
+    ]
+    if info.library == "diffusers":
+        lines += [
+            "What was erased can come back through words, languages, spellings and embeddings that were not tried, through a "
+            "picture as the input, or through learned tokens and adapters.",
+            "Neighbours of what was erased may have suffered; only the prompts above were looked at. Keep the filters that you "
+            "would use without this change.",
+        ]
+        if not any(name in figures for name in ("concept", "paraphrases")):
+            lines.append("No judge looked at the pictures: that they changed was measured, not what they show.")
+    else:
+        if "MIA" not in figures:
+            lines.append("No membership attack was tried.")
+        if metrics and "retrained" not in metrics:
+            lines.append(
+                "No model was retrained without the forget set, so how far these figures are from that goal is not known. A "
+                "low accuracy on the forget set alone does not show good unlearning."
+            )
+    if metrics and "original" not in metrics:
+        lines.append("The model before the change was not measured in the same way.")
+    lines.append("What holds of the base model, its biases and its licence among it, holds of this one.")
+    return [Safe(line) for line in lines]
+
+
+def set_of(metric: str, report: dict[str, Any]) -> str:
+    """The data set that a figure is over, by the figure's name; "evaluation" where the name does not say."""
+    if metric in FIGURES:
+        return FIGURES[metric].over
+    first = metric.split(" ", 1)[0]
+    known = {"forget", "retain", "test"} | {name.removeprefix("eval:") for name in report.get("sets", {})}
+    return first if first in known else "evaluation"
+
+
+def set_size(name: str, report: dict[str, Any]) -> int | None:
+    sizes = report.get("sets", {})
+    return sizes.get(f"eval:{name}", sizes.get(name))
+
+
+def eval_results(info: CardInfo, report: dict[str, Any]) -> list[EvalResult]:
+    """A result for every figure that was measured of the unlearned model; ``report`` is the redacted one."""
+    results = []
+    for name, value in report.get("metrics", {}).get("unlearned", {}).items():
+        figure, dataset = FIGURES.get(name), set_of(name, report)
+        size = set_size(dataset, report)
+        if figure is not None:
+            kind, title = figure.metric_type, figure.metric_name or name
+        else:
+            kind, title = "accuracy" if "accuracy" in name.lower() else "custom", name
+            # Pictures of prompts, and not of a set, are what a pipeline is measured on.
+            dataset = "prompts" if info.library == "diffusers" else dataset
+        dataset = f"{dataset} set" if dataset in _SETS or (figure is None and dataset != "prompts") else dataset
+        results.append(
+            EvalResult(
+                task_type=info.pipeline_tag or "other",
+                dataset_type=info.retain_datasets[0] if info.retain_datasets and len(info.retain_datasets) == 1 else "custom",
+                dataset_name=one_line(f"{dataset}, {size} examples" if size else dataset),
+                # One entry by set: the Hub groups results by type, configuration and split.
+                dataset_split=one_line(dataset.replace(" ", "-"), 60),
+                metric_type=kind,
+                metric_name=one_line(title, 100),
+                metric_value=round(float(value), 6),
+                source_name=SOURCE_NAME,
+                source_url=SOURCE_URL,
+            )
+        )
+    return results
+
+
+def build_card_data(info: CardInfo, report: dict[str, Any], model_name: str) -> ModelCardData:
+    """Metadata of the card. What is not known is left out; it is never guessed."""
+    results = eval_results(info, report)
+    metrics = sorted({result.metric_type for result in results if result.metric_type == "accuracy"})
+    return ModelCardData(
+        base_model=info.base_model,
+        base_model_relation="finetune" if info.base_model else None,
+        library_name=info.library,
+        pipeline_tag=info.pipeline_tag,
+        license=info.license,
+        license_name=info.license_name,
+        license_link=info.license_link,
+        language=info.language or None,
+        datasets=info.retain_datasets or None,
+        tags=[*TAGS, *(one_line(tag, 60) for tag in info.tags or ())],
+        metrics=metrics or None,
+        eval_results=results or None,
+        model_name=model_name if results else None,
+    )

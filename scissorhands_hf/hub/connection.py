@@ -1,14 +1,20 @@
-"""Calls to the Hub: tried again when the line or the server fails for a moment, and one clear error when it stays so."""
+"""Calls to the Hub: tried again when the line or the server fails for a moment, and one clear error when it stays so.
+
+What can go wrong between a finished run and the Hub has two errors, each with one message that says what to do.
+"""
 
 import json
 import logging
 import os
+import queue
+import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import HfApi, get_token, is_offline_mode
 from huggingface_hub.errors import (
     BadRequestError,
     HfHubHTTPError,
@@ -18,9 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
-
-from .errors import HubPushError
+from huggingface_hub.utils import httpx
 
 
 logger = logging.getLogger(__name__)
@@ -29,9 +33,43 @@ Result = TypeVar("Result")
 _TRANSIENT = (429, 500, 502, 503, 504)
 # Seconds before each further attempt. The client itself tries transfers again; creating, looking up and committing it does not.
 _WAITS = (0.5, 1.0, 2.0, 4.0)
-# Seconds that the first request may take; the client sets no limit of its own.
+# Seconds that the first request may take; the client (huggingface_hub 2.4) sets no limit of its own and takes none.
 FIRST_CONTACT_SECONDS = 20.0
 _TOKENS = "https://huggingface.co/settings/tokens"
+
+
+class HubPushError(RuntimeError):
+    """A push failed; the result is complete on disk.
+
+    Args:
+        kind: "token", "read-only", "missing", "taken", "offline", "conflict", "rejected" or "server".
+        reason: what happened and what to do about it, in one or two sentences.
+        directory: the folder with the complete result, if there is one.
+        repo_id: where it was to go.
+        options: of `scissorhands push` that the push was made with.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        reason: str,
+        directory: Path | None = None,
+        repo_id: str | None = None,
+        options: tuple[str, ...] = (),
+    ):
+        self.kind = kind
+        self.reason = reason
+        self.directory = directory
+        self.command = None
+        message = reason
+        if directory is not None and repo_id is not None:
+            self.command = shlex.join(["scissorhands", "push", str(directory), repo_id, *options])
+            message += f"\nThe result is complete in {directory}. Push it later with:\n    {self.command}"
+        super().__init__(message)
+
+
+class UploadRefusedError(ValueError):
+    """A folder is not fit to be uploaded: it does not load as it should, or would give away something private."""
 
 
 class Connection:
@@ -80,21 +118,12 @@ class Connection:
         Raises:
             HubPushError: offline, no token, a wrong one, or one that can only read.
         """
-        if constants.is_offline_mode():
+        if is_offline_mode():
             raise self.error("offline", "HF_HUB_OFFLINE is set, so nothing is sent. Unset it to push.")
         if self.token is None and get_token() is None:
             raise self.error("token", "There is no access token. Log in with `hf auth login`, set HF_TOKEN, or pass a token.")
 
-        def ask() -> dict[str, Any]:
-            response = get_session().get(
-                f"{self.api.endpoint}/api/whoami-v2",
-                headers=build_hf_headers(token=self.token, library_name="scissorhands_hf"),
-                timeout=FIRST_CONTACT_SECONDS,
-            )
-            hf_raise_for_status(response)
-            return response.json()
-
-        who = self(ask)
+        who = self(within, FIRST_CONTACT_SECONDS, self.api.whoami)
         if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise self._read_only()
         return who
@@ -145,6 +174,26 @@ class Connection:
         )
 
 
+def within(seconds: float, function: Callable[[], Result]) -> Result:
+    """The function's result, or a TimeoutError; the call itself is then left to end by itself, which nothing waits for."""
+    answers: queue.SimpleQueue[tuple[Result | None, Exception | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            answers.put((function(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        result, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return result
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     link: BaseException | None = error
@@ -165,6 +214,7 @@ def hub_cause(error: Exception) -> Exception | None:
             link, (httpx.TransportError, ConnectionError, TimeoutError, LocalEntryNotFoundError, json.JSONDecodeError)
         ):
             return link
+    # The client (huggingface_hub 2.4) says only in words that the Hub rejects a card's metadata: a ValueError.
     if isinstance(error, HFValidationError) or "metadata in README.md" in str(error):
         return error
     return None

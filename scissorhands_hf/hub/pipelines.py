@@ -12,16 +12,15 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 
-from ..report.card_options import PICTURE_CHOICES
+from ..report.card_options import CardOptions
 from ..report.strips import CELL, compose_strip
-from .base import local_card_values
-from .card_info import CardInfo, hub_id_of
-from .check import check_choice, stock_class, weight_digests
-from .errors import UploadRefusedError
+from .card import may_show_kept
+from .connection import UploadRefusedError
+from .folder import FP16, component_folders, file_stamps, remove_unwritten, weight_digests, write_fp16_copies
 from .push import Destination, push_run
-from .render import ERASURE_PLOT, load_run, pipeline_info, write_card
-from .staging import PICTURE_FOLDER, component_folders
-from .weights import FP16, write_fp16_copies
+from .readme import draw_plot, local_card_values, write_readme
+from .run import ERASURE_PLOT, PICTURE_FOLDER, SavedRun, hub_id_of, pipeline_info
+from .verify import check_choice, stock_class
 
 
 logger = logging.getLogger(__name__)
@@ -30,93 +29,102 @@ logger = logging.getLogger(__name__)
 _PROMPTS_SHOWN, _PICTURES_SHOWN = 3, 4
 
 
-def save_pipeline(
-    pipe: Any,
-    directory: str | Path,
-    *,
-    reports: Sequence[Any] | None = None,
-    pictures: str = "all",
-    fp16_variant: bool = False,
-    variant: str | None = None,
-    safe_serialization: bool = True,
-    max_shard_size: int | str | None = None,
-    disclose: str = "full",
-    base_model: str | None = None,
-    license: str | None = None,
-    language: str | list[str] | None = None,
-    retain_datasets: str | list[str] | None = None,
-    tags: str | list[str] | None = None,
-    **save_kwargs: Any,
-) -> Path:
-    """Save a pipeline as stock diffusers does, and beside it the card, the report, and pictures before and after.
+def save_pipeline(pipe: Any, directory: str | Path, **options: Any) -> Path:
+    """
+    Save a pipeline as stock diffusers does, and beside it the card, the report, and pictures before and after.
 
-    A pipeline from which nothing was erased is saved as stock diffusers does, without a card.
+    A pipeline from which nothing was erased is saved as stock diffusers does, without a card. What a push would refuse to
+    publish, such as a note with the name of this machine's user, is no reason not to save it.
 
     Args:
-        pipe: a `DiffusionPipeline`; of its `erasure_reports` (oldest first) the card is made.
-        directory: where to.
-        reports: instead of `pipe.erasure_reports`.
-        pictures: which pairs the card may show: "all", those of "kept" prompts (for concepts whose pictures must not be
-            published), or "none".
-        fp16_variant: also write half-precision weights, as `variant="fp16"` loads them.
-        variant: name of the variant to save as, as in stock diffusers; "fp16" only for weights that are float16.
-        safe_serialization: only True; pickled weights are not written.
-        max_shard_size: as in stock diffusers: weights larger than this are split ("5GB").
-        disclose: "full" names the concepts and shows prompts and pictures; "summary" counts the concepts; "none" neither.
-        base_model, license, language, retain_datasets, tags: for the card's metadata. By default the id that the pipeline was
-            loaded by, and licence and language of that model's card.
-        save_kwargs: further arguments of the stock `save_pretrained`.
+        pipe (`DiffusionPipeline`):
+            Of its `erasure_reports` (oldest first) the card is made.
+        directory (`str` or `Path`):
+            Where to.
+        reports (`list[ConceptErasureReport]`, *optional*):
+            Instead of `pipe.erasure_reports`.
+        fp16_variant (`bool`, *optional*, defaults to `False`):
+            Also write half-precision weights, as `variant="fp16"` loads them.
+        variant (`str`, *optional*):
+            Name of the variant to save as, as in stock diffusers; `"fp16"` only for weights that are float16.
+        safe_serialization (`bool`, *optional*, defaults to `True`):
+            Only `True`; pickled weights are not written.
+        options:
+            Fields of [`~scissorhands_hf.report.CardOptions`]; `disclose` is `"full"` unless it is given, and the base model
+            what the pipeline was loaded by. Any others are arguments of the stock `save_pretrained`.
 
     Returns:
-        Path of the card, or of ``directory`` without one.
+        `Path`: of the card, or of `directory` without one.
 
     Raises:
         ValueError: an argument out of range.
     """
-    if pictures not in PICTURE_CHOICES:
-        raise ValueError(f"pictures={pictures!r} is not one of {', '.join(map(repr, PICTURE_CHOICES))}")
+    run = save_run(pipe, Path(directory), **options)
+    if run is None:
+        return Path(directory)
+    try:
+        return write_readme(run, plot=draw_plot(run))
+    except UploadRefusedError as error:
+        logger.warning("The pipeline was saved, but not its card. %s", error)
+        return run.directory
+
+
+def save_run(
+    pipe: Any,
+    directory: Path,
+    *,
+    reports: Sequence[Any] | None = None,
+    fp16_variant: bool = False,
+    variant: str | None = None,
+    safe_serialization: bool = True,
+    **options: Any,
+) -> SavedRun | None:
+    """As :func:`save_pipeline`, but for the card; None for a pipeline from which nothing was erased."""
+    given = {name: options.pop(name) for name in CardOptions().card_options() if name in options}
+    card = CardOptions(**given)
     if not safe_serialization:
         raise ValueError("safe_serialization=False writes pickles, which can run code when they are loaded; leave it True")
-    if save_kwargs.pop("push_to_hub", False):
+    if options.pop("push_to_hub", False):
         raise ValueError("push_to_hub=True: save first, then call pipe.push_to_hub(repo_id)")
     if variant == FP16 and fp16_variant:
         raise ValueError('give variant="fp16" (half precision alone) or fp16_variant=True (beside full precision), not both')
     if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):
         raise ValueError(f"variant={variant!r} becomes a part of file names; use letters, digits and underscores, as 'fp16'")
     _check_variant_type(pipe, variant)
-    directory = Path(directory)
     reports = list(reports if reports is not None else getattr(pipe, "erasure_reports", ()))
     stock = stock_class(pipe)
-    stock.save_pretrained(
-        pipe, directory, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **save_kwargs
-    )
+    before = {path: file_stamps(path) for path in directory.glob("*") if path.is_dir()}
+    stock.save_pretrained(pipe, directory, safe_serialization=True, variant=variant, **options)
+    for path, stamps in before.items():
+        remove_unwritten(path, stamps)
     if stock.__name__ != type(pipe).__name__:
         # diffusers writes the name of the object's class, which nobody else has.
         index = directory / "model_index.json"
         values = {**json.loads(index.read_text(encoding="utf-8")), "_class_name": stock.__name__}
         index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if not reports:
-        return directory
+        return None
     info = pipeline_info(stock.__name__)
+    # What `from_pretrained` notes in the configuration; there is no public name for it (diffusers 0.42).
     source = getattr(pipe, "name_or_path", None) or dict(pipe.config).get("_name_or_path")
-    _take(info, base_model=hub_id_of(source), **local_card_values(source))
-    info.update(
-        disclose=disclose, base_model=base_model, license=license, language=language, retain_datasets=retain_datasets, tags=tags
-    )
+    info.base_model = hub_id_of(source)
+    for name, value in local_card_values(source).items():
+        setattr(info, name, value)
+    info.update(**given)
     info.variant, info.fp16_variant = variant, fp16_variant
     if fp16_variant:
         for folder in component_folders(directory, info.library).values():
             write_fp16_copies(folder)
     info.weights = weight_digests(directory, info.library, variant)
     info.reports = [report.to_dict() for report in reports]
-    info.pictures = _save_pictures(reports[-1], directory, pictures)
+    info.strips = _save_pictures(reports[-1], directory, card.pictures)
     info.save(directory)
     reports[-1].save(directory)
-    if pictures == "all":
+    if card.pictures == "all":
         _draw(reports[-1], directory / ERASURE_PLOT)
     else:
         (directory / ERASURE_PLOT).unlink(missing_ok=True)
-    return write_card(directory)
+    return SavedRun(directory, info, info.reports[-1])
 
 
 def push_pipeline(
@@ -163,8 +171,8 @@ def push_pipeline(
     kept = local_dir is not None
     directory = Path(local_dir) if kept else Path(tempfile.mkdtemp(prefix=f"{repo_id.rpartition('/')[2]}-"))
     try:
-        save_pipeline(pipe, directory, **save_options)
-        commit = push_run(load_run(directory), destination, token=token, check=check, live=pipe)
+        run = save_run(pipe, directory, **save_options)
+        commit = push_run(run, destination, token=token, check=check, live=pipe)
     except (UploadRefusedError, ValueError):
         if not kept:
             shutil.rmtree(directory)
@@ -185,13 +193,6 @@ def _check_variant_type(pipe: Any, variant: str | None) -> None:
             )
 
 
-def _take(info: CardInfo, **values: Any) -> None:
-    """Set values that the user did not give."""
-    for key, value in values.items():
-        if value is not None:
-            setattr(info, key, value)
-
-
 def _save_pictures(report: Any, directory: Path, choice: str) -> list[dict[str, str]]:
     """Before/after strips of the first prompts of each group as PNG. File names are counted, never made of a prompt."""
     folder = directory / PICTURE_FOLDER
@@ -204,7 +205,7 @@ def _save_pictures(report: Any, directory: Path, choice: str) -> list[dict[str, 
     entries = []
     for prompt, pair in report.pictures.items():
         group = groups.get(prompt, "concept")
-        if (choice == "kept" and group not in ("kept", "neighbour")) or shown.get(group, 0) >= _PROMPTS_SHOWN:
+        if (choice == "kept" and not may_show_kept(group)) or shown.get(group, 0) >= _PROMPTS_SHOWN:
             continue
         if not pair.get("original") or not pair.get("unlearned"):
             continue

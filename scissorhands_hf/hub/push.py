@@ -11,15 +11,12 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete
 
-from .base import hub_card_values
-from .card import PLOT_NAME
-from .check import check_choice, check_diffusers, check_digests, check_fp16_copies, check_transformers
-from .connection import Connection, hub_cause, quoted_options
-from .errors import HubPushError
-from .markers import newest
-from .privacy import check_private, secrets
-from .render import SavedRun, draw_plot, load_run, render
-from .staging import CARD_NAME, no_longer_ours, stage
+from .card import build_card
+from .connection import Connection, HubPushError, hub_cause, quoted_options
+from .folder import no_longer_ours, stage
+from .readme import draw_plot, hub_card_values, merge, newest, read_readme, save_readme, user_text
+from .run import CARD_NAME, PLOT_NAME, CardInfo, SavedRun, load_run
+from .verify import check_bytes, check_choice, check_digests, check_loads, check_private, check_texts, secrets, strings
 
 
 logger = logging.getLogger(__name__)
@@ -74,7 +71,7 @@ def push_folder(
     exist_ok: bool = True,
     token: str | None = None,
     check: str = "full",
-    **choices: Any,
+    **options: Any,
 ) -> CommitInfo:
     """Push what a trainer or pipeline saved in ``directory``.
 
@@ -87,8 +84,8 @@ def push_folder(
         directory: output_dir of a trainer, or the folder of a pipeline's `save_pretrained`.
         repo_id, revision, private, create_pr, commit_message, exist_ok: see :class:`Destination`.
         token: access token; None for the stored one.
-        check: "full" or "weights", see :mod:`.check`. No live model is at hand here, so both only reload.
-        choices: fields of the card to change, see :func:`.render.write_card`.
+        check: "full" or "weights", see :mod:`.verify`. No live model is at hand here, so both only reload.
+        options: fields of :class:`CardOptions` to change, see :func:`.readme.write_card`.
 
     Returns:
         The commit; `pr_url` is that of the pull request.
@@ -99,7 +96,7 @@ def push_folder(
         ValueError: an argument out of range.
     """
     destination = Destination(repo_id, revision, private, create_pr, commit_message, exist_ok)
-    return push_run(load_run(directory), destination, token=token, check=check, **choices)
+    return push_run(load_run(directory), destination, token=token, check=check, **options)
 
 
 def push_run(
@@ -110,72 +107,68 @@ def push_run(
     check: str = "full",
     live: Any = None,
     probe: Any = None,
-    keep: bool = True,
-    **choices: Any,
+    **options: Any,
 ) -> CommitInfo:
-    """As :func:`push_folder`, compared with the ``live`` model or pipeline where there is one.
-
-    Args:
-        keep: write card and choices back into the run's folder; False for a checkpoint, which is its trainer's.
-    """
+    """As :func:`push_folder`, compared with the ``live`` model or pipeline where there is one."""
     check_choice(check)
-    run.info.update(**choices)
-    with staged(run, check=check, live=live, probe=probe, token=token, keep=keep) as (folder, names):
-        return upload(run, folder, names, destination, token=token, keep=keep)
+    run.info.update(**options)
+    with staged(run, check=check, live=live, probe=probe, token=token) as (folder, names):
+        return upload(run, folder, names, destination, token=token)
 
 
 @contextmanager
 def staged(
-    run: SavedRun, *, check: str, live: Any = None, probe: Any = None, token: str | None = None, keep: bool = True
+    run: SavedRun, *, check: str, live: Any = None, probe: Any = None, token: str | None = None
 ) -> Iterator[tuple[Path, list[str]]]:
-    """The checked folder of what may be uploaded, but for the card, which depends on what the Hub has; gone afterwards.
+    """The checked folder of what may be uploaded, gone afterwards; without the card, which depends on what the Hub has.
 
     Raises:
-        UploadRefusedError: it is not fit to be published.
+        UploadRefusedError: it is not fit to be published, or a text for its card is not.
     """
     info, directory = run.info, run.directory
     if live is None:
         check_digests(directory, info.library, info.weights, info.variant)
+    needles = secrets([token], [directory, *_paths(live)])
+    existing = read_readme(directory) or ""
+    user_text(existing)  # refuses one in which the user's part cannot be told
+    texts = list(strings(run.public_texts))
+    check_texts(texts)
+    check_bytes(CARD_NAME, "\n".join([existing, *texts, *strings(info.card_options())]).encode(), needles)
     draw_plot(run)
-    local_card = _read(directory / CARD_NAME) if keep else None
-    if keep:
-        (directory / CARD_NAME).write_text(render(run, local_card), encoding="utf-8", newline="")
-        info.save(directory)
     # On the run's own disk, so that weights need not be copied.
     with tempfile.TemporaryDirectory(prefix=".scissorhands-upload-", dir=directory) as temporary:
         folder = Path(temporary)
         names = stage(directory, folder, info, run.public_report)
-        (folder / CARD_NAME).write_text(render(run, local_card), encoding="utf-8", newline="")
-        check_private(folder, [*names, CARD_NAME], secrets([token], [directory, *_paths(live)]))
-        if info.library == "diffusers":
-            check_diffusers(folder, live, check, info.variant)
-        else:
-            check_transformers(folder, live, check, probe)
-        if info.fp16_variant:
-            check_fp16_copies(folder, info.library)
+        check_private(folder, names, needles)
+        check_loads(folder, info, live, check, probe)
         yield folder, names
 
 
-def upload(
-    run: SavedRun, folder: Path, names: list[str], destination: Destination, *, token: str | None = None, keep: bool = True
-) -> CommitInfo:
+def upload(run: SavedRun, folder: Path, names: list[str], destination: Destination, *, token: str | None = None) -> CommitInfo:
     """Create or reuse the repository and commit the staged folder with the card merged into the one that is there.
 
     Raises:
         HubPushError: see :func:`push_folder`.
     """
-    directory = run.directory if keep else None
-    hub = Connection(token, directory, destination.repo_id, destination.options())
-    hub.repo_id = repo_id = open_repository(hub, destination)
-    _inherit(run, token)
-    local_card = _read(run.directory / CARD_NAME) if keep else None
+    hub = Connection(token, run.directory, destination.repo_id, destination.options())
+    local_card, repo_id = read_readme(run.directory), None
+    try:
+        repo_id = open_repository(hub, destination)
+        _inherit(run.info, token)
+    finally:
+        # After a failure, too: what is named in its message is complete.
+        card = build_card(run.info, run.report, repo_id, plot=PLOT_NAME in names)
+        save_readme(run, card, local_card)
+    text, remote_card = "", None
     for attempt in range(_MERGES):
         head, existing = _head(hub, repo_id, destination)
-        remote_card = _remote_card(hub, repo_id, head) if CARD_NAME in existing else None
-        card = render(run, newest(local_card, remote_card), repo_id, plot=PLOT_NAME in names)
+        found = _remote_card(hub, repo_id, head) if CARD_NAME in existing else None
+        if not text or found != remote_card:
+            remote_card = found
+            text = merge(card, newest(local_card, remote_card), frozenset(run.info.explicit))
         stale = no_longer_ours(existing, [*names, CARD_NAME])
         try:
-            commit = _commit(hub, repo_id, folder, names, card, stale, head, destination)
+            commit = _commit(hub, repo_id, folder, names, text, stale, head, destination)
             break
         except HubPushError as error:
             if error.kind != "conflict" or attempt == _MERGES - 1:
@@ -188,10 +181,9 @@ def upload(
             ", ".join(stale[:8]) + (f" and {len(stale) - 8} more" if len(stale) > 8 else ""),
             repo_id,
         )
-    if keep:
-        run.info.repo_id = repo_id
-        (run.directory / CARD_NAME).write_text(card, encoding="utf-8", newline="")
-        run.info.save(run.directory)
+    run.info.repo_id = repo_id
+    (run.directory / CARD_NAME).write_text(text, encoding="utf-8", newline="")
+    run.info.save(run.directory)
     return commit
 
 
@@ -285,12 +277,12 @@ def _commit(
         raise hub.translate(cause) from error
 
 
-def _inherit(run: SavedRun, token: str | None) -> None:
+def _inherit(info: CardInfo, token: str | None) -> None:
     """Licence and language of a base model on the Hub, where neither the user nor a local card gave them."""
-    if run.info.base_model and run.info.license is None:
-        for key, value in hub_card_values(run.info.base_model, token).items():
-            if not getattr(run.info, key):
-                setattr(run.info, key, value)
+    if info.base_model and info.license is None:
+        for key, value in hub_card_values(info.base_model, token).items():
+            if not getattr(info, key):
+                setattr(info, key, value)
 
 
 def _paths(live: Any) -> list[str]:
@@ -299,9 +291,6 @@ def _paths(live: Any) -> list[str]:
     names = []
     for part in parts:
         config = getattr(part, "config", None)
+        # diffusers 0.42 has no public name for what `from_pretrained` notes in the configuration.
         names.append(config.get("_name_or_path") if isinstance(config, Mapping) else getattr(part, "name_or_path", None))
     return [name for name in names if isinstance(name, str) and Path(name).is_absolute()]
-
-
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None

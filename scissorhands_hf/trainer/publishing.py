@@ -1,27 +1,21 @@
-"""The part of `ScissorhandsTrainer` that saves what a card needs, and pushes."""
+"""The part of `ScissorhandsTrainer` that saves what a card needs, and pushes the finished model."""
 
 import logging
-import shutil
-import tempfile
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from huggingface_hub import CommitInfo, HfApi
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
+from transformers import PreTrainedModel
 
-from ..hub.base import local_card_values
-from ..hub.card_info import CardInfo, hub_id_of
-from ..hub.check import check_choice, weight_digests
-from ..hub.connection import Connection
-from ..hub.errors import HubPushError, UploadRefusedError
-from ..hub.push import Destination, open_repository, push_run, staged, upload
-from ..hub.render import SavedRun, load_run, model_info, write_card
-from ..hub.staging import link_or_copy
-from ..hub.weights import file_stamps, remove_unwritten, write_fp16_copies
+from ..hub.connection import Connection, UploadRefusedError
+from ..hub.folder import file_stamps, remove_unwritten, weight_digests, write_fp16_copies
+from ..hub.push import Destination, open_repository, push_run
+from ..hub.readme import local_card_values, write_card
+from ..hub.run import CardInfo, SavedRun, hub_id_of, model_info
+from ..hub.verify import check_choice
 from ..report.unlearning_report import REPORT_NAME, UnlearningReport
+from .scissorhands_config import ScissorhandsConfig
 
 
 logger = logging.getLogger(__name__)
@@ -31,16 +25,46 @@ _NOT_FIGURES = (
 )  # fmt: skip
 
 
-class PublishingMixin(Trainer):
-    """Saving, cards and pushes of a trainer. Its own `push_to_hub` would upload training_args.bin, with the token in it, and a
-    card without a measured figure."""
+class Published(Protocol):
+    """
+    What [`PublishingMixin`] needs of the trainer that it is a part of. All but the last four are a
+    [`~transformers.Trainer`]'s own, as are the methods that the mixin extends: `evaluate`, `save_model`, `init_hf_repo`,
+    `create_model_card` and `push_to_hub`.
+    """
+
+    args: ScissorhandsConfig
+    model: Any
+    accelerator: Any
+    callback_handler: Any
+    state: Any
+    control: Any
+    train_dataset: Any
+    eval_dataset: Any
+    is_in_train: bool
+    hub_model_id: str | None
+
+    forget_dataset: Any
+    trim_report: dict[str, Any] | None
+    """Of the last `train()`; None before it."""
+
+    def report(self) -> UnlearningReport:
+        """What is known of the last `train()`."""
+
+    def probe_batch(self) -> dict[str, Any]:
+        """A small batch of retain examples, on the model's device, to compare outputs on."""
+
+
+class PublishingMixin:
+    """Saving, cards and pushes of a trainer; to be named before it: `class MyTrainer(PublishingMixin, Trainer)`. Trainer's own
+    `push_to_hub` would upload training_args.bin, with the token in it, and a card without a measured figure.
+
+    What it needs of its trainer is listed in [`Published`]."""
 
     def _init_publishing(self) -> None:
         """Before `Trainer.__init__`, which may call :meth:`init_hf_repo`."""
         self._figures: dict[str, dict[str, float]] = {}
-        self._last_push_error: HubPushError | None = None
-        # One for all background pushes: each HfApi has a worker thread, and two could commit checkpoints out of order.
-        self._push_queue = HfApi()
+        # One for all pushes in the background: each HfApi has one worker thread, and two would write the same folder at once.
+        self._background = HfApi()
 
     # ---- Figures ----
 
@@ -71,6 +95,7 @@ class PublishingMixin(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer's, and beside the model what `scissorhands card` and `scissorhands push` need. The token is not in
         training_args.bin, and weight files of an earlier save that `from_pretrained` might read instead are deleted."""
+        # `_internal_call` is how Trainer (transformers 5.23) tells its own saves, such as of checkpoints, from the user's.
         folder = Path(output_dir or self.args.output_dir)
         stamps = file_stamps(folder) if self.args.should_save else {}
         token, push = self.args.hub_token, self.args.push_to_hub
@@ -85,18 +110,21 @@ class PublishingMixin(Trainer):
             if stale:
                 logger.info("Deleted weights of an earlier save: %s", ", ".join(stale))
             if not _internal_call and self.trim_report is not None:
-                self._save_card_info(folder)
-        if push and not _internal_call:
+                self._save_run(folder)
+        # While it is trained the model is half unlearned, and such weights are not published.
+        if push and not _internal_call and not self.is_in_train:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def _save_card_info(self, folder: Path) -> None:
-        """What the card needs beside the report, and the report with the figures measured since `train()`."""
+    def _save_run(self, folder: Path) -> SavedRun | None:
+        """Beside a saved model, what its card needs: the report, with the figures measured since `train()`, and the options.
+        None for models that stock transformers cannot load."""
         if not isinstance(self._plain_model(), PreTrainedModel):
-            return
-        info = self.card_info(folder)
+            return None
+        info, report = self.card_info(folder), self._merged_report()
         info.weights = weight_digests(folder, info.library)
         info.save(folder)
-        self._merged_report().save(folder)
+        report.save(folder)
+        return SavedRun(folder, info, report.to_dict())
 
     def _plain_model(self) -> Any:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -109,15 +137,8 @@ class PublishingMixin(Trainer):
         info.base_model = hub_id_of(source)
         for key, value in local_card_values(source).items():
             setattr(info, key, value)
-        info.update(
-            disclose=args.disclose,
-            forgotten=args.forgotten,
-            base_model=args.base_model,
-            license=args.license,
-            language=args.language,
-            retain_datasets=args.retain_datasets,
-            tags=list(getattr(model, "model_tags", None) or ()) or None,
-        )
+        tags = [*(args.tags or ()), *(getattr(model, "model_tags", None) or ())]
+        info.update(**{**args.card_options(), "tags": tags or None})
         return info
 
     def _merged_report(self) -> UnlearningReport:
@@ -142,7 +163,6 @@ class PublishingMixin(Trainer):
         Raises:
             HubPushError: with what to do.
         """
-        self.push_in_progress = None
         if not self.is_world_process_zero():
             return
         destination = self._destination(private=private)
@@ -157,15 +177,17 @@ class PublishingMixin(Trainer):
         }
         return Destination(**{**values, **{key: value for key, value in changes.items() if value is not None}})
 
-    def create_model_card(self, **choices: Any) -> None:
-        """Write the card into `output_dir`; see `scissorhands_hf.hub.write_card`. `save_model()` must have been called.
+    def create_model_card(self, **options: Any) -> None:
+        """
+        Write the card into `output_dir`; see `scissorhands_hf.hub.write_card`. `save_model()` must have been called.
 
         Args:
-            choices: `language`, `license`, `tags`, `base_model`, `retain_datasets`, `disclose`, `forgotten`; Trainer's
-                `finetuned_from` and `dataset` are other names for two of them.
+            options:
+                Fields of [`~scissorhands_hf.report.CardOptions`]; Trainer's `finetuned_from` and `dataset` are other names for
+                two of them.
         """
         if self.is_world_process_zero():
-            write_card(self.args.output_dir, self.hub_model_id, **_choices(choices))
+            write_card(self.args.output_dir, self.hub_model_id, **_card_options(options))
 
     def push_to_hub(
         self,
@@ -179,7 +201,7 @@ class PublishingMixin(Trainer):
         max_shard_size: int | str | None = None,
         fp16_variant: bool = False,
         check: str = "full",
-        **choices: Any,
+        **options: Any,
     ) -> CommitInfo | Future[CommitInfo] | None:
         """Save model, report and card to `output_dir` and push what may be seen of it to `args.hub_model_id`.
 
@@ -198,7 +220,7 @@ class PublishingMixin(Trainer):
             max_shard_size: split larger weights, as "5GB".
             fp16_variant: also upload half-precision weights, as `variant="fp16"` loads them.
             check: "full" compares weights and outputs, "weights" the weights alone; both need the memory of a second model.
-            choices: see :meth:`create_model_card`.
+            options: see :meth:`create_model_card`.
 
         Returns:
             The commit, or its future; None on other processes than the first.
@@ -226,69 +248,18 @@ class PublishingMixin(Trainer):
             remove_unwritten(folder, stamps)
         if report is not None:
             report.save(folder)
-        self._save_card_info(folder)
-        self._finish_current_push()
-        run = load_run(folder)
+        run = self._save_run(folder)
         if fp16_variant:
-            write_fp16_copies(folder)
-            run.info.fp16_variant = True
+            run.info.fp16_variant = write_fp16_copies(folder)
         destination = self._destination(
             commit_message=commit_message, revision=revision, private=private, create_pr=create_pr or None
         )
-        arguments = {"token": token or self.args.hub_token, "check": check, "live": model, "probe": self._probe()}
-        if blocking:
-            commit = push_run(run, destination, **arguments, **_choices(choices))
-            self.hub_model_id = run.info.repo_id
-            return commit
-        return self._push_queue.run_as_future(push_run, run, destination, **arguments, **_choices(choices))
-
-    def _probe(self) -> dict[str, Any]:
-        """Two retain examples to compare outputs on."""
-        return self.probe_batch()
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Called by Trainer (private, as of transformers 5.23) after each checkpoint with `push_to_hub=True`. Its own would
-        upload everything in output_dir; this one stages and checks the checkpoint now, and uploads while training goes on. A
-        push that fails is logged and does not end the run."""
-        args = self.args
-        if not self.is_world_process_zero() or HubStrategy(args.hub_strategy) == HubStrategy.END:
-            return
-        if not args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
-            return
-        self.callback_handler.on_push_begin(args, self.state, self.control)
-        folder, model = Path(checkpoint_folder), self._plain_model()
-        info = self.card_info(folder)
-        info.in_progress = f"step {self.state.global_step} of {self.state.max_steps}"
-        run = SavedRun(folder, info, self.report().to_dict())
-        destination = self._destination(commit_message=f"Training in progress, step {self.state.global_step}")
-        # The checkpoint may be rotated away while it is uploaded, so its links live in a folder of their own.
-        kept = Path(tempfile.mkdtemp(prefix=".scissorhands-checkpoint-", dir=args.output_dir))
-        try:
-            with staged(run, check="weights", live=model, token=args.hub_token, keep=False) as (staging, names):
-                shutil.copytree(staging, kept, dirs_exist_ok=True, copy_function=_link)
-        except BaseException:
-            shutil.rmtree(kept)
-            raise
-
-        def send() -> CommitInfo | None:
-            try:
-                return upload(run, kept, names, destination, token=args.hub_token, keep=False)
-            except (HubPushError, UploadRefusedError) as error:
-                self._last_push_error = error
-                logger.warning("A checkpoint was not pushed; training goes on. %s", error)
-                return None
-            finally:
-                shutil.rmtree(kept, ignore_errors=True)
-
-        jobs = [self._push_queue.run_as_future(send)]
-        if self.push_in_progress is None or self.push_in_progress.is_done():
-            self.push_in_progress = PushInProgress(jobs)
-        else:
-            self.push_in_progress.jobs.extend(jobs)
-
-
-def _link(source: str, target: str) -> None:
-    link_or_copy(Path(source), Path(target))
+        arguments = {"token": token or self.args.hub_token, "check": check, "live": model, "probe": self.probe_batch()}
+        if not blocking:
+            return self._background.run_as_future(push_run, run, destination, **arguments, **_card_options(options))
+        commit = push_run(run, destination, **arguments, **_card_options(options))
+        self.hub_model_id = run.info.repo_id
+        return commit
 
 
 def _named_figures(figures: dict[str, float], sets: list[str]) -> dict[str, float]:
@@ -303,16 +274,7 @@ def _named_figures(figures: dict[str, float], sets: list[str]) -> dict[str, floa
     return named
 
 
-def _choices(values: dict[str, Any]) -> dict[str, Any]:
-    """Trainer's names for the card's fields, translated.
-
-    Raises:
-        TypeError: a field that the card does not have.
-    """
-    known = ("language", "license", "tags", "base_model", "retain_datasets", "disclose", "forgotten")
+def _card_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Trainer's names for the card's fields, translated."""
     names = {"finetuned_from": "base_model", "dataset": "retain_datasets"}
-    translated = {names.get(name, name): value for name, value in values.items() if name != "model_name"}
-    for name in translated:
-        if name not in known:
-            raise TypeError(f"{name!r} is not a field of the card; it has {', '.join(known)}")
-    return translated
+    return {names.get(name, name): value for name, value in values.items() if name != "model_name"}

@@ -5,12 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tiny_models
 import torch
 from tiny_data import examples, retain_and_forget
+from transformers import TrainerCallback
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer, UnlearningReport, hub
 from scissorhands_hf.report.concept_report import ConceptErasureReport, PromptScore
@@ -61,12 +64,102 @@ def train_and_push(output_dir: str, settings: dict[str, Any], push: dict[str, An
     return {"commit": commit.oid, "pr_url": commit.pr_url, "logits": logits(trainer.model)}
 
 
-def train_with_pushes(output_dir: str, **settings: Any) -> dict[str, Any]:
-    """Pushes during training; returns how it ended."""
+def train_with_push_to_hub(output_dir: str, **settings: Any) -> dict[str, Any]:
+    """With `push_to_hub=True`, saving in mid-run as a callback of the user's might, and then as the user does."""
     trainer = make_trainer(output_dir, **settings)
+
+    class Saves(TrainerCallback):
+        def on_step_end(self, *arguments: Any, **named: Any) -> None:
+            trainer.save_model()
+
+    trainer.add_callback(Saves)
     trainer.train()
-    error = trainer._last_push_error
-    return {"steps": trainer.state.global_step, "error": error and error.kind}
+    kept["trainer"] = trainer
+    return {"steps": trainer.state.global_step}
+
+
+def save_trainer() -> None:
+    kept["trainer"].save_model()
+
+
+@contextmanager
+def counting(found: dict[str, int]) -> Iterator[None]:
+    """Counts cards that are rendered, and plots that are drawn."""
+    from jinja2 import Template
+    from matplotlib.figure import Figure
+
+    plain = {"renders": (Template, "render"), "plots": (Figure, "savefig")}
+    methods = {name: getattr(*place) for name, place in plain.items()}
+
+    def counted(name: str) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            found[name] += 1
+            return methods[name](*arguments, **named)
+
+        return call
+
+    found.update(dict.fromkeys(plain, 0))
+    for name, place in plain.items():
+        setattr(*place, counted(name))
+    try:
+        yield
+    finally:
+        for name, place in plain.items():
+            setattr(*place, methods[name])
+
+
+def count_push(kind: str, directory: str, repo_id: str, token: str) -> dict[str, int]:
+    """What a push of this kind renders and draws, apart from training or erasing before it."""
+    found: dict[str, int] = {}
+    if kind == "trainer":
+        trainer = make_trainer(directory, hub_model_id=repo_id, hub_token=token)
+        trainer.train()
+        push = trainer.push_to_hub
+    elif kind == "pipeline":
+        pipe = changed_pipeline(["dress"])
+
+        def push() -> None:
+            hub.push_pipeline(pipe, repo_id, token=token, check="weights")
+    elif kind == "space":
+        from spaces_demo import publish
+
+        choices = publish.check_choices(repo_id, next(iter(publish.DISCLOSURES)), {"license": "mit"}, needed=True)
+
+        def push() -> None:
+            publish.push(Path(directory), choices, private=True, token=token, tell=lambda progress: None)
+    else:
+
+        def push() -> None:
+            hub.push_folder(directory, repo_id, token=token)
+
+    with counting(found):
+        push()
+    return found
+
+
+def count_save(directory: str) -> dict[str, int]:
+    pipe, found = changed_pipeline(["dress"]), {}
+    with counting(found):
+        hub.save_pipeline(pipe, directory)
+    return found
+
+
+def save_pipeline_noted(directory: str, note: str, **options: Any) -> str:
+    """With a note in its report."""
+    pipe = changed_pipeline(["dress"])
+    pipe.erasure_reports[-1].notes = [note]
+    return str(hub.save_pipeline(pipe, directory, **options))
+
+
+def who_within(seconds: float, token: str) -> None:
+    from scissorhands_hf.hub import connection
+
+    plain, waits = connection.FIRST_CONTACT_SECONDS, connection._WAITS
+    connection.FIRST_CONTACT_SECONDS, connection._WAITS = seconds, ()
+    try:
+        connection.Connection(token).who()
+    finally:
+        connection.FIRST_CONTACT_SECONDS, connection._WAITS = plain, waits
 
 
 def push_trainer(push: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +259,7 @@ def load_report(directory: str) -> dict[str, Any]:
 
 def push_trainer_shards(directory: str) -> None:
     """Save the last trainer's model again, in shards, and accept them."""
-    from scissorhands_hf.hub.weights import file_stamps, remove_unwritten
+    from scissorhands_hf.hub.folder import file_stamps, remove_unwritten
 
     folder = Path(directory)
     stamps = file_stamps(folder)
@@ -207,7 +300,7 @@ def push_to_nowhere(**arguments: str) -> dict[str, Any]:
 
 def push_pipeline_with_original_unet(repo_id: str, token: str, directory: str) -> None:
     from scissorhands_hf.hub.push import Destination, push_run
-    from scissorhands_hf.hub.render import load_run
+    from scissorhands_hf.hub.run import load_run
 
     pipe = changed_pipeline(["dress"])
     hub.save_pipeline(pipe, directory)

@@ -13,11 +13,10 @@ from huggingface_hub.utils import validate_repo_id
 from markdown_it import MarkdownIt
 
 from scissorhands_hf.hub import UploadRefusedError, write_card
-from scissorhands_hf.hub.card import build_card
-from scissorhands_hf.hub.card_info import CardInfo, hub_id_of
-from scissorhands_hf.hub.markers import BEGIN, END, merge, newest, user_text
-from scissorhands_hf.hub.privacy import check_texts
-from scissorhands_hf.hub.render import model_info, pipeline_info
+from scissorhands_hf.hub.card import BEGIN, END, build_card
+from scissorhands_hf.hub.readme import merge, newest, user_text
+from scissorhands_hf.hub.run import CardInfo, hub_id_of, model_info, pipeline_info
+from scissorhands_hf.hub.verify import check_texts
 from scissorhands_hf.report.disclosure import redact
 from scissorhands_hf.report.markdown import code, one_line, prose
 
@@ -74,6 +73,10 @@ def concept_report(concept: str, prompt: str, **changes: Any) -> dict[str, Any]:
     return {**report, **changes}
 
 
+def card_info(architecture: str, **options: Any) -> CardInfo:
+    return CardInfo(library="transformers", architecture=architecture, loader=architecture, **options)
+
+
 def parts(text: str) -> tuple[dict[str, Any], str]:
     """Metadata and body, by rules of our own: the front matter is what lies between the first two lines of dashes."""
     lines = text.split("\n")
@@ -84,8 +87,9 @@ def parts(text: str) -> tuple[dict[str, Any], str]:
 
 def test_figures_sets_seed_and_limits_of_a_trainer() -> None:
     info = CardInfo(
-        "transformers", "ViTForImageClassification", "AutoModelForImageClassification", ["AutoImageProcessor"],
-        "image-classification", base_model="me/vit", license="apache-2.0", language=["en"], retain_datasets=["me/pictures"],
+        library="transformers", architecture="ViTForImageClassification", loader="AutoModelForImageClassification",
+        processors=["AutoImageProcessor"], pipeline_tag="image-classification",
+        base_model="me/vit", license="apache-2.0", language=["en"], retain_datasets=["me/pictures"],
     )  # fmt: skip
     metadata, body = parts(str(build_card(info, trainer_report(), "me/forgetful", plot=True)))
     assert metadata["base_model"] == "me/vit" and metadata["base_model_relation"] == "finetune"
@@ -121,7 +125,7 @@ def test_figures_sets_seed_and_limits_of_a_trainer() -> None:
 @pytest.mark.parametrize("disclose", ["full", "summary", "none"])
 def test_every_number_is_from_the_report(disclose: str) -> None:
     """Replace each figure of the report by another: none of the old ones is left on the card. And none without figures."""
-    info = CardInfo("transformers", "ViTForImageClassification", "AutoModelForImageClassification", disclose=disclose)
+    info = card_info("ViTForImageClassification", disclose=disclose)
 
     def figures(value: Any, shift: float) -> Any:
         if isinstance(value, dict):
@@ -144,7 +148,8 @@ def test_every_number_is_from_the_report(disclose: str) -> None:
 @pytest.mark.parametrize("disclose", ["full", "summary", "none"])
 def test_the_method_is_what_was_done(disclose: str) -> None:
     """A card does not say that weights were re-initialised, or layers solved for, where none were."""
-    info = CardInfo("diffusers", "StableDiffusionPipeline", "DiffusionPipeline", disclose=disclose)
+    info = pipeline_info("StableDiffusionPipeline")
+    info.disclose = disclose
     edit = {"layers": 2, "weights": 80, "per_layer": {"attn2.to_k": 4.0}, "instead": ["trousers"]}
     closed_form = {"settings": {"forget_objective": "closed_form"}, "edit": edit, "anchor": None}
     uncut = {"trim": {"threshold": None, "candidates": 0, "trimmed": 0}}
@@ -183,7 +188,7 @@ def test_fuzz_of_a_pipelines_card() -> None:
     def card(concept: str, prompt: str) -> tuple[dict[str, Any], str]:
         info = pipeline_info("StableDiffusionPipeline")
         info.reports = [concept_report(concept, prompt)] * 2
-        info.pictures = [{"prompt": prompt, "before": "before_after/01-before.png", "after": "before_after/01-after.png"}]
+        info.strips = [{"prompt": prompt, "before": "before_after/01-before.png", "after": "before_after/01-after.png"}]
         info.tags = [concept]
         return parts(merge(build_card(info, info.reports[-1], "me/model"), f"Mine.\n\n{BEGIN}\nold\n{END}\n\nMine, too.\n"))
 
@@ -210,7 +215,7 @@ def test_fuzz_of_a_trainers_card(tmp_path: Path) -> None:
     plain = MarkdownIt("commonmark", {"html": True}).enable(["table"])
 
     def card(words: list[str]) -> tuple[dict[str, Any], str]:
-        info = CardInfo("transformers", "BertForMaskedLM", "AutoModelForMaskedLM", disclose="full", forgotten=words[0])
+        info = card_info("BertForMaskedLM", disclose="full", forgotten=words[0])
         metrics = {"original": {words[1]: 1.0}, "unlearned": {words[1]: 2.0}}
         report = trainer_report(notes=[words[2]], metrics=metrics, average_gap={}, settings={"recipe": words[3], "seed": 1})
         return parts(str(build_card(info, report)))
@@ -256,7 +261,7 @@ def test_names_and_places() -> None:
     assert model_info("LlamaForCausalLM", Path("nowhere")).pipeline_tag == "text-generation"
     for bad in ({"base_model": "../../etc"}, {"license": "a\nb"}, {"language": ["en\n---"]}, {"retain_datasets": ["x y"]}):
         with pytest.raises(ValueError, match=next(iter(bad))):
-            CardInfo("transformers", "A", "A", **bad)
+            card_info("A", **bad)
 
 
 def test_merging_metadata() -> None:

@@ -95,6 +95,42 @@ def test_pictures_of_kept_prompts_alone(client: Client, hub: HubServer, tmp_path
     assert not (tmp_path / "a" / "before_after").exists()
 
 
+def test_pictures_chosen_after_saving(client: Client, hub: HubServer, token: str, tmp_path: Path) -> None:
+    """What was saved with all pictures can be pushed without those of the concept, its plot among them."""
+    folder = tmp_path / "a"
+    client.save_pipeline(concepts=["dress"], directory=str(folder))
+    whole = (folder / "unlearning.png").read_bytes()
+    assert whole == (folder / "erasure_report.png").read_bytes()
+    for choice, shown in (("kept", {"before_after/02-before.png", "before_after/02-after.png"}), ("none", set())):
+        client.push(directory=str(folder), repo_id="tester/chosen", token=token, pictures=choice)
+        files = hub.repositories["tester/chosen"].files()
+        assert {name for name in files if name.startswith("before_after")} == shown
+        assert files["unlearning.png"] != whole
+
+
+def test_saving_refuses_nothing_that_only_a_push_must(client: Client, hub: HubServer, token: str, tmp_path: Path) -> None:
+    """Names and paths of this machine stay on it; a README whose parts cannot be told is left alone; a second save in other
+    shards follows the first."""
+    folder, secret = tmp_path / "a", "measured by winifred-quillfeather at /home/winifred"
+    client.save_pipeline_noted(directory=str(folder), note=secret)
+    assert "winifred" in (folder / "README.md").read_text()
+    for match in ("the name of your account", "a path of this machine"):
+        with pytest.raises(ClientError, match=match) as caught:
+            client.push(directory=str(folder), repo_id="tester/x", token=token)
+        assert caught.value.name == "UploadRefusedError" and hub.log == []
+        secret = secret.replace("winifred-quillfeather", "someone")
+        client.save_pipeline_noted(directory=str(folder), note=secret)
+    broken = "<!-- scissorhands:begin -->\n"
+    (folder / "README.md").write_text(broken)
+    client.save_pipeline_noted(directory=str(folder), note="fine", max_shard_size="1MB")
+    assert (folder / "README.md").read_text() == broken
+    assert (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").is_file()
+    client.save_pipeline_noted(directory=str(folder), note="fine")
+    (folder / "README.md").unlink()
+    client.push(directory=str(folder), repo_id="tester/x", token=token)
+    assert "unet/diffusion_pytorch_model.safetensors" in hub.repositories["tester/x"].files()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -78,23 +78,29 @@ def test_train_push_wipe_reload(
     assert metadata(files["README.md"])["license"] == "mit"
 
 
-def test_nothing_is_pushed_during_training(client: Client, hub: HubServer, token: str, tmp_path: Path) -> None:
+def test_only_the_finished_model_is_pushed(client: Client, hub: HubServer, token: str, tmp_path: Path) -> None:
     """With `push_to_hub` the repository is there before the run, or the run does not begin; no checkpoint goes there."""
     settings = {
         "push_to_hub": True, "hub_model_id": "tester/going", "hub_token": token, "save_strategy": "steps", "save_steps": 2,
         "hub_private_repo": True,
     }  # fmt: skip
-    ended = client.train_with_pushes(output_dir=str(tmp_path / "a"), **settings)
+    ended = client.train_with_push_to_hub(output_dir=str(tmp_path / "a"), **settings)
     repository = hub.repositories["tester/going"]
     assert ended["steps"] == 5 and repository.private
     assert repository.messages == ["initial commit"]
+    client.save_trainer()
+    assert repository.messages[1:] == ["Model save"]
+    assert set(repository.files()) == {
+        ".gitattributes", "README.md", "config.json", "model.safetensors", "unlearning.png", "unlearning_report.json",
+    }  # fmt: skip
+    assert not list((tmp_path / "a").glob(".scissorhands*"))
 
     hub.fail("GET", "whoami", 401)
     with pytest.raises(ClientError, match="does not know the token"):
-        client.train_with_pushes(output_dir=str(tmp_path / "c"), **settings)
+        client.train_with_push_to_hub(output_dir=str(tmp_path / "c"), **settings)
     assert not (tmp_path / "c").exists()
     with pytest.raises(ClientError, match="hub_strategy='every_save' would push checkpoints"):
-        client.train_with_pushes(output_dir=str(tmp_path / "c"), **settings, hub_strategy="every_save")
+        client.train_with_push_to_hub(output_dir=str(tmp_path / "c"), **settings, hub_strategy="every_save")
 
 
 def test_push_from_the_trainer_in_the_background_and_sharded(
@@ -296,3 +302,36 @@ def test_a_text_model_with_its_tokenizer(client: Client, hub: HubServer, token: 
     card = files["README.md"].decode()
     assert metadata(card.encode())["pipeline_tag"] == "text-classification"
     assert 'tokenizer = AutoTokenizer.from_pretrained("tester/text")' in card
+
+
+@pytest.mark.parametrize(("kind", "plots"), [("trainer", 1), ("folder", 1), ("pipeline", 1), ("space", 0)])
+def test_a_push_renders_once(
+    kind: str, plots: int, client: Client, hub: HubServer, token: str, run_folder: Path, tmp_path: Path
+) -> None:
+    """And draws its plot once, a pipeline's when it is saved, even if the README on the Hub changes in between."""
+    folder = tmp_path / "saved"
+    if kind == "folder":
+        folder = run_folder
+    if kind == "space":
+        assert client.count_save(directory=str(folder)) == {"renders": 1, "plots": 1}
+    repository = hub.create("tester/counted", private=True, files={"README.md": b"First.\n"})
+
+    def edit() -> None:
+        files = {**repository.files(), "README.md": b"Edited just now.\n"}
+        repository.branches["main"] = repository.add(files, "edit")
+
+    hub.before_commit = edit
+    found = client.count_push(kind=kind, directory=str(folder), repo_id="tester/counted", token=token)
+    assert found == {"renders": 1, "plots": plots}
+    files = repository.files()
+    card = files["README.md"].decode()
+    assert "Edited just now." in card and "First." not in card and "![Figures and course of the run](unlearning.png)" in card
+    assert files["unlearning.png"][:4] == b"\x89PNG"
+
+
+def test_the_first_contact_has_a_time_limit(client: Client, hub: HubServer, token: str) -> None:
+    hub.fail("GET", "whoami", "hold")
+    with pytest.raises(ClientError, match="cannot be reached.*no answer within 0.3 s") as caught:
+        client.who_within(seconds=0.3, token=token)
+    assert caught.value.kind == "offline"
+    hub.release.set()

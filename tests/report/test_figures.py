@@ -10,7 +10,7 @@ import yaml
 from matplotlib.axes import Axes
 
 from scissorhands_hf.hub.card import build_card
-from scissorhands_hf.hub.card_info import CardInfo
+from scissorhands_hf.hub.run import CardInfo
 from scissorhands_hf.report import FIGURES, ConceptErasureReport, Figure, PromptScore, UnlearningReport, report_schema
 from scissorhands_hf.report.disclosure import redact
 from scissorhands_hf.report.figures import explanations, show

@@ -65,7 +65,7 @@ except CancelledError:
     cancelled = True
 erased = last(bench.erase("page", "dress", steps=4, images=2))
 compared = last(bench.compare("page", "a dress", images=2))
-card, _ = bench.card("page", "no-dress", "The name of the concept, prompts and pictures", "mit")
+card, _ = bench.card("page", "no-dress", "The name of the concept, prompts and pictures", {"license": "mit"})
 print(json.dumps({
     "cancelled": cancelled,
     "calls": spaces.calls,

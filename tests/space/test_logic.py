@@ -69,13 +69,13 @@ def test_pages_that_need_a_model_say_so(bench):
     for run in (
         lambda: bench.compare("a", "a bag"),
         lambda: bench.attack("a"),
-        lambda: bench.zip("a", FULL, ""),
-        lambda: bench.push("a", "me/x", "private", FULL, "", "hf_token"),
+        lambda: bench.zip("a", FULL, {}),
+        lambda: bench.push("a", "me/x", "private", FULL, {}, "hf_token"),
     ):
         with pytest.raises(RefusedError, match="Erase a concept first"):
             next(run())
     with pytest.raises(RefusedError, match="Erase a concept first"):
-        bench.card("a", None, FULL, None)
+        bench.card("a", None, FULL, {})
 
 
 def test_the_engines_own_refusal_reaches_the_visitor(bench):
@@ -215,15 +215,15 @@ def test_an_attack_puts_the_worst_wording_first(erased):
 @pytest.mark.slow
 def test_the_card_says_what_the_visitor_chose(erased):
     bench, status = erased
-    card, preview = bench.card("a", "no-dress", FULL, "mit")
+    card, preview = bench.card("a", "no-dress", FULL, {"license": "mit"})
     front, body = card.split("\n---\n", 1)
     values = yaml.safe_load(front.removeprefix("---\n"))
     assert values["license"] == "mit" and "machine-unlearning" in values["tags"]
     assert "dress" in body and "data:image/png;base64," in preview and "data:image" not in card
     assert str(bench.root) not in card
-    hidden, _ = bench.card("a", "no-dress", NOTHING, "mit")
+    hidden, _ = bench.card("a", "no-dress", NOTHING, {"license": "mit"})
     assert "dress" not in hidden.replace("no-dress", "").replace("no\\-dress", "")  # but for the name that was typed
-    for fields in (("a b", FULL, ""), ("../x", FULL, ""), ("x", "all", ""), ("x", FULL, "MIT License!")):
+    for fields in (("a b", FULL, {}), ("../x", FULL, {}), ("x", "all", {}), ("x", FULL, {"license": "MIT License!"})):
         with pytest.raises(RefusedError):
             bench.card("a", *fields)
 
@@ -231,7 +231,7 @@ def test_the_card_says_what_the_visitor_chose(erased):
 @pytest.mark.slow
 def test_the_zip_holds_what_a_push_would_upload(erased, tmp_path):
     bench, _ = erased
-    path = last(bench.zip("a", FULL, "mit")).result
+    path = last(bench.zip("a", FULL, {"license": "mit"})).result
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path)
@@ -274,10 +274,10 @@ def test_two_pages_erase_their_own_copies_at_once(bench):
 
 def test_a_push_needs_a_token_a_name_and_a_visibility(bench):
     for arguments, words in (
-        (("me/x", "private", FULL, "", None), "Sign in"),
-        (("", "private", FULL, "", "t"), "name is empty"),
-        (("me/x", "secret", FULL, "", "t"), "private or public"),
-        (("me/x/y", "public", FULL, "", "t"), "owner/name"),
+        (("me/x", "private", FULL, {}, None), "Sign in"),
+        (("", "private", FULL, {}, "t"), "name is empty"),
+        (("me/x", "secret", FULL, {}, "t"), "private or public"),
+        (("me/x/y", "public", FULL, {}, "t"), "owner/name"),
     ):
         with pytest.raises(RefusedError, match=words):
             next(bench.push("a", *arguments))

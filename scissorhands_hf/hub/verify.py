@@ -1,25 +1,31 @@
-"""Reload and compare: what is about to be uploaded, read by the stock library, must be the model that was unlearned.
+"""The last looks before an upload: does it load as the model that was unlearned, and does it give away nothing private?
 
-Converters have published the weights from before by mistake; a stale file beside the new one is enough.
+Converters have published the weights from before by mistake; a stale file beside the new one is enough. So what is about to be
+uploaded is read by the stock library and compared. And no file may hold a token, a user name or a path of this machine.
 """
 
+import getpass
 import inspect
 import json
 import logging
+import os
+import re
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import constants, get_token
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..core.modes import evaluation_mode
-from .errors import UploadRefusedError
-from .staging import component_folders
-from .weights import FP16, tensors, weights_digest
+from .connection import UploadRefusedError
+from .folder import FP16, component_folders, tensors, weight_digests
+from .run import CardInfo
 
 
 logger = logging.getLogger(__name__)
@@ -27,11 +33,36 @@ logger = logging.getLogger(__name__)
 CHECKS = ("full", "weights")
 # Weights are compared bit by bit; outputs may differ by what the order of additions in a kernel does.
 _TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
+_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
+_HOME_FOLDER = re.compile(rb"(/home/|/Users/|[A-Za-z]:\\+Users\\+)[\w.-]+")
+# Accounts that identify nobody.
+_SHARED_ACCOUNTS = {"root", "user", "ubuntu", "admin", "runner", "jovyan", "ec2-user", "nobody", "vscode", "docker"}
+# In these, a short path can stand by chance or by right: weights, and the vocabulary of a tokenizer.
+_OPAQUE = (".safetensors", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", ".model", ".spm", ".codes", ".png")
+_OPAQUE_LENGTH = 12
+_CHUNK = 1 << 24
 
 
 def check_choice(check: str) -> None:
     if check not in CHECKS:
         raise ValueError(f"check={check!r} is not one of {', '.join(map(repr, CHECKS))}")
+
+
+def check_loads(
+    folder: Path, info: CardInfo, live: Any = None, check: str = "full", probe: Mapping[str, Any] | None = None
+) -> None:
+    """Load ``folder`` with the stock library and compare it with the ``live`` model or pipeline, if there is one; see
+    :func:`check_transformers` and :func:`check_diffusers`.
+
+    Raises:
+        UploadRefusedError: naming what differs.
+    """
+    if info.library == "diffusers":
+        check_diffusers(folder, live, check, info.variant)
+    else:
+        check_transformers(folder, live, check, probe)
+    if info.fp16_variant:
+        check_fp16_copies(folder, info.library)
 
 
 def check_transformers(
@@ -160,15 +191,6 @@ def check_digests(folder: Path, library: str, expected: Mapping[str, str], varia
             )
 
 
-def weight_digests(folder: Path, library: str, variant: str | None = None) -> dict[str, str]:
-    """Digest of the saved weights of each component, "" for a model."""
-    return {
-        name: weights_digest(part, variant)
-        for name, part in component_folders(folder, library).items()
-        if any(True for _ in part.glob("*.safetensors"))
-    }
-
-
 def _compare_weights(live: nn.Module | None, reloaded: nn.Module, name: str) -> None:
     if live is not None:
         ours, theirs = live.state_dict(), reloaded.state_dict()
@@ -230,3 +252,97 @@ def _latents(pipe: Any) -> Tensor:
         "generator": torch.Generator().manual_seed(0),
     }
     return pipe(**{key: value for key, value in arguments.items() if key in accepted}).images
+
+
+def secrets(tokens: Iterable[str | None] = (), paths: Iterable[str | os.PathLike | None] = ()) -> dict[bytes, str]:
+    """What must not be in any file, with what to call it in an error: tokens, home, working and cache folders, given paths."""
+    found: dict[bytes, str] = {}
+    for token in (*tokens, get_token()):
+        if isinstance(token, str) and len(token) >= 8:
+            found[token.encode()] = "an access token"
+    here = [Path.home(), Path.cwd(), tempfile.gettempdir(), constants.HF_HOME, *(path for path in paths if path)]
+    for path in here:
+        text = os.path.abspath(path)
+        if len(Path(text).parts) > 1:
+            found[text.encode()] = "a path of this machine"
+    return found
+
+
+def check_private(folder: Path, names: Iterable[str], needles: Mapping[bytes, str]) -> None:
+    """Look through every byte of the files.
+
+    Raises:
+        UploadRefusedError: naming the first file with a secret in it, and not the secret.
+    """
+    for name in names:
+        for block in _blocks(folder / name, max(map(len, needles), default=1)):
+            check_bytes(name, block, needles)
+
+
+def check_bytes(name: str, block: bytes, needles: Mapping[bytes, str]) -> None:
+    """The same for what is, or will be, in a file of this name."""
+    opaque = name.endswith(_OPAQUE)
+    found = [
+        what for needle, what in needles.items() if (not opaque or len(needle) >= _OPAQUE_LENGTH) and _holds(block, needle)
+    ]
+    if not opaque:
+        found += ["an access token"] if _TOKEN.search(block) else []
+        found += ["a path of this machine"] if _HOME_FOLDER.search(block) else []
+    if found:
+        raise UploadRefusedError(
+            f"{name} holds {found[0]} and is not uploaded. Take it out of the file, or save the model again."
+        )
+
+
+def check_texts(values: Any, account: str | None = None) -> None:
+    """Look for this machine's user name among the texts that users wrote: notes, names, descriptions.
+
+    Raises:
+        UploadRefusedError: with the text that holds it.
+    """
+    account = account or account_name()
+    if account is None or len(account) < 3 or account.lower() in _SHARED_ACCOUNTS:
+        return
+    for text in strings(values):
+        if re.search(rf"(?<![\w/-]){re.escape(account)}(?![\w/-])", text, re.IGNORECASE):
+            raise UploadRefusedError(f"a text that would be published holds the name of your account: {text!r}. Reword it.")
+
+
+def account_name() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without an entry for its user
+        return None
+
+
+def _holds(block: bytes, needle: bytes) -> bool:
+    """Whether the block has the needle by itself, not as a part of a longer name or address."""
+    start = block.find(needle)
+    while start >= 0:
+        before, after = block[start - 1 : start] if start else b"", block[start + len(needle) : start + len(needle) + 1]
+        if not (before.isalnum() or after.isalnum() or after in (b"_", b"-")):
+            return True
+        start = block.find(needle, start + 1)
+    return False
+
+
+def _blocks(path: Path, overlap: int) -> Iterator[bytes]:
+    """The file in blocks that overlap, so that nothing hides on a border."""
+    with path.open("rb") as file:
+        tail = b""
+        while chunk := file.read(_CHUNK):
+            yield tail + chunk
+            tail = chunk[-overlap:]
+
+
+def strings(values: Any) -> Iterator[str]:
+    """All texts in nested lists and dictionaries, keys among them."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            yield from strings(key)
+            yield from strings(value)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from strings(value)
