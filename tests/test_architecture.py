@@ -1,6 +1,7 @@
 """The rooms of the package and which may know which: read from its source, not from what happens to be imported."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "scissorhands_hf"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+ALL_SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
 # A room may import from those in lower rows, and from itself; rooms of one row do not know each other.
 LAYERS = [("deprecation",), ("core",), ("report",), ("audit", "hub"), ("trainer",), ("erasure",), ("cli",)]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
@@ -80,3 +82,25 @@ def test_importing_the_package_imports_no_heavy_library():
     code = f"import sys, scissorhands_hf; print({heavy} & set(sys.modules) or None)"
     finished = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert finished.stdout.strip() == "None"
+
+
+def test_the_page_on_the_architecture_names_every_file():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w/]+\.py)` \| (.+) \|$", page, re.MULTILINE))
+    assert rows.keys() == {str(path.relative_to(PACKAGE)) for path in SOURCES}
+    assert all(len(line) > 10 for line in rows.values())
+    # What the page's prose points to is there as well.
+    assert {name for name in re.findall(r"`([\w/]+\.py)`", page)} == rows.keys()
+
+
+@pytest.mark.parametrize("way", ["The way of one training step", "The way of one push"])
+def test_a_way_through_the_package_has_fewer_than_ten_stops(way: str):
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    part = page.split(f"## {way}\n")[1].split("\n## ")[0]
+    stops = [int(number) for number in re.findall(r"^(\d+)\. ", part, re.MULTILINE)]
+    assert stops == list(range(1, len(stops) + 1)) and len(stops) < 10
+    # Every name of ours that a stop gives exists.
+    for name in re.findall(r"`((?:[A-Z]\w+\.)?\w+)`", part):
+        owner, _, member = name.rpartition(".")
+        assert re.search(rf"\b(def|class) {member}\b|^    {member}\b", ALL_SOURCES, re.MULTILINE), name
+        assert not owner or re.search(rf"^class {owner}\b", ALL_SOURCES, re.MULTILINE), name

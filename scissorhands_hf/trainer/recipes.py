@@ -1,4 +1,4 @@
-"""Named settings: the reference's own, as published (DESIGN table), and the ones tuned in this repository.
+"""Named settings: the reference's own, as published, and the ones tuned in this repository.
 
 A recipe fills the fields of a [`ScissorhandsConfig`] that the user left open; explicit arguments win. Each belongs to one of
 the two doors: training on data of one's own, or erasing a concept from a pipeline. Imports nothing heavy.

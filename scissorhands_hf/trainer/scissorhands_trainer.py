@@ -56,9 +56,10 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
             The retain set D_r: what the model must keep. Map-style, without the forget examples.
         forget_dataset (`Dataset`):
             The forget set D_f, in the same format. Map-style. By keyword only.
-        data_collator, eval_dataset, processing_class, model_init, compute_loss_func, compute_metrics, callbacks, optimizers, \
-optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
-            As for [`~transformers.Trainer`], in its order.
+        data_collator, eval_dataset, processing_class, model_init, compute_loss_func, compute_metrics, callbacks (*optional*):
+            As for [`~transformers.Trainer`], in its order, as are the following.
+        optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics (*optional*):
+            As for [`~transformers.Trainer`].
 
     Raises:
         TypeError, ValueError: at construction and before any weight is touched, for arguments, models or data that the method
