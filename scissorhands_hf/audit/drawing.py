@@ -26,8 +26,10 @@ def check_sampling(sampling: Mapping[str, Any], unsupported: Collection[str] = (
     Refuse arguments of a pipeline's call that cannot be the user's.
 
     Args:
-        sampling (`Mapping`): what pictures are to be drawn with.
-        unsupported (collection of `str`, *optional*): arguments that must be left at the pipeline's default.
+        sampling (`Mapping`):
+            What pictures are to be drawn with.
+        unsupported (collection of `str`, *optional*):
+            Arguments that must be left at the pipeline's default.
 
     Raises:
         ValueError: one of these, or one that drawing sets itself.
@@ -48,7 +50,7 @@ def for_each_picture(sampling: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def picture_seed(prompt: str, index: int, seed: int) -> int:
-    """Seed of the ``index``-th picture of ``prompt``, 0 ≤ seed < 2**63; the other prompts have no part in it."""
+    """Seed of the `index`-th picture of `prompt`, 0 ≤ seed < 2**63; the other prompts have no part in it."""
     digest = hashlib.sha256(f"{seed}\0{index}\0{prompt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -65,21 +67,28 @@ def draw_pictures(
 ) -> dict[str, list[Image]]:
     """Pictures for each distinct prompt; the same call gives the same pictures, whatever is drawn beside them.
 
-    Each picture has its own CPU generator, seeded by :func:`picture_seed`, so neither the batch size (beyond rounding) nor
-    the device's random numbers matter. The pipeline is :func:`.undisturbed`.
+    Each picture has its own CPU generator, seeded by [`picture_seed`], so neither the batch size (beyond rounding) nor
+    the device's random numbers matter. The pipeline is [`undisturbed`].
 
     Args:
-        pipe: a text-to-image pipeline.
-        prompts: texts.
-        images_per_prompt: at least 1.
-        seed: any integer.
-        sampling: further arguments of the pipeline's call, such as ``num_inference_steps`` and ``guidance_scale``. A single
-            negative prompt is used for every picture.
-        batch_size: pictures drawn at once, at least 1.
-        on_batch: called after each batch with the number of pictures drawn and of pictures in all.
+        pipe (`DiffusionPipeline`):
+            A text-to-image pipeline.
+        prompts (`Sequence[str]`):
+            Texts.
+        images_per_prompt (`int`):
+            At least 1.
+        seed (`int`):
+            Any integer.
+        sampling (`Mapping[str, Any]`):
+            Further arguments of the pipeline's call, such as `num_inference_steps` and `guidance_scale`. A single negative
+            prompt is used for every picture.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Pictures drawn at once, at least 1.
+        on_batch (`Callable[[int, int], None]`, *optional*):
+            Called after each batch with the number of pictures drawn and of pictures in all.
 
     Raises:
-        ValueError: a number is below 1, no prompt is given, or ``sampling`` has an argument that drawing itself sets.
+        ValueError: a number is below 1, no prompt is given, or `sampling` has an argument that drawing itself sets.
     """
     for argument, value in (("images_per_prompt", images_per_prompt), ("batch_size", batch_size)):
         if value < 1:

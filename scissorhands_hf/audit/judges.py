@@ -25,17 +25,17 @@ CLIP_NOTHING = "a photo"
 class Judge(Protocol):
     """Says which of the candidate labels each picture shows. Anything with these three members is one.
 
-    ``name`` goes into reports and cards, so it holds no path.
+    `name` goes into reports and cards, so it holds no path.
     """
 
     name: str
 
     def __call__(self, images: Sequence[Image], candidates: Sequence[str]) -> list[set[str]]:
-        """For each picture the set of those ``candidates`` (spelled as given) that it shows, which may be empty."""
+        """For each picture the set of those `candidates` (spelled as given) that it shows, which may be empty."""
         ...
 
     def knows(self, label: str) -> bool:
-        """Whether ``label`` may be among the candidates."""
+        """Whether `label` may be among the candidates."""
         ...
 
 
@@ -43,14 +43,16 @@ def load_judge(judge: Judge | str | Path, device: torch.device | str = "cpu") ->
     """A judge from a model's Hub id or folder; a judge is handed through.
 
     Args:
-        judge: an image classifier of transformers (its labels are the ``id2label`` of its configuration) or a CLIP model
-            (any label, zero-shot). Only safetensors weights are read.
-        device: where a loaded model computes.
+        judge (`Judge` or `str` or `Path`):
+            An image classifier of transformers (its labels are the `id2label` of its configuration) or a CLIP model (any
+            label, zero-shot). Only safetensors weights are read.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
+            Where a loaded model computes.
 
     Raises:
-        TypeError: neither a string nor an object with ``name``, ``__call__`` and ``knows``.
+        TypeError: neither a string nor an object with `name`, `__call__` and `knows`.
         ValueError: the model is neither an image classifier nor CLIP.
-        OSError: there is no such model, or it has no safetensors weights or no ``preprocessor_config.json``.
+        OSError: there is no such model, or it has no safetensors weights or no `preprocessor_config.json`.
     """
     if not isinstance(judge, str | Path):
         if isinstance(judge, Judge) and callable(judge):
@@ -80,14 +82,17 @@ def load_judge(judge: Judge | str | Path, device: torch.device | str = "cpu") ->
 class ClassifierJudge:
     """An image classifier as a judge: a picture shows the class it finds most likely.
 
-    A multi-label classifier (``problem_type="multi_label_classification"``) sees every class above one half. A label is
+    A multi-label classifier (`problem_type="multi_label_classification"`) sees every class above one half. A label is
     known by any of the names of its class, of which there may be several with commas between ("tabby, tabby cat"); case and
     outer blanks do not matter.
 
     Args:
-        model: returns ``logits`` (n, classes) from ``pixel_values``; in evaluation mode.
-        processor: turns PIL pictures into ``pixel_values``.
-        name: for reports.
+        model (`torch.nn.Module`):
+            Returns `logits` (n, classes) from `pixel_values`; in evaluation mode.
+        processor (`BaseImageProcessor`):
+            Turns PIL pictures into `pixel_values`.
+        name (`str`):
+            For reports.
     """
 
     def __init__(self, model: torch.nn.Module, processor: BaseImageProcessor, name: str) -> None:
@@ -102,7 +107,7 @@ class ClassifierJudge:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image], candidates: Sequence[str]) -> list[set[str]]:
-        """See :class:`Judge`.
+        """See [`Judge`].
 
         Raises:
             ValueError: a candidate is no class of the model.
@@ -127,10 +132,14 @@ class ClipJudge:
     So it sees at most one candidate in a picture; candidates that can be seen together (a garment and its colour) compete.
 
     Args:
-        model: in evaluation mode.
-        processor: turns PIL pictures into ``pixel_values``.
-        tokenizer: of the model.
-        name: for reports.
+        model (`CLIPModel`):
+            In evaluation mode.
+        processor (`BaseImageProcessor`):
+            Turns PIL pictures into `pixel_values`.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Of the model.
+        name (`str`):
+            For reports.
     """
 
     def __init__(self, model: CLIPModel, processor: BaseImageProcessor, tokenizer, name: str) -> None:
@@ -141,7 +150,7 @@ class ClipJudge:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image], candidates: Sequence[str]) -> list[set[str]]:
-        """See :class:`Judge`.
+        """See [`Judge`].
 
         Raises:
             ValueError: a candidate is blank, or longer than the text encoder reads.

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Percentage of rows of ``logits`` (n, classes) whose largest entry is at ``labels`` (n,)."""
+    """Percentage of rows of `logits` (n, classes) whose largest entry is at `labels` (n,)."""
     return 100.0 * float((logits.argmax(axis=1) == labels).mean())
 
 
@@ -33,7 +33,8 @@ def membership_attack(
     smaller set. It then looks at the forget set.
 
     Args:
-        retain, test, forget: pairs of logits (n, classes) and labels (n,).
+        retain, test, forget (`tuple[np.ndarray, np.ndarray]`):
+            Pairs of logits (n, classes) and labels (n,).
 
     Returns:
         Percentage of the forget set that it takes for non-members ("MIA-efficacy"). Higher means that fewer forget examples
@@ -54,11 +55,12 @@ def membership_attack(
 
 
 def unlearning_metrics(predictions: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """UA, RA, TA and MIA in percent, see :data:`METRICS`.
+    """UA, RA, TA and MIA in percent, see `METRICS`.
 
     Args:
-        predictions: for ``"forget"``, ``"retain"`` and ``"test"`` the pair of logits, shape (n, classes), and labels, shape
-            (n,), as ``trainer.predict(dataset)`` returns them. For class forgetting, test without the forgotten class.
+        predictions (`Mapping[str, tuple[np.ndarray, np.ndarray]]`):
+            For `"forget"`, `"retain"` and `"test"` the pair of logits, shape (n, classes), and labels, shape (n,), as
+            `trainer.predict(dataset)` returns them. For class forgetting, test without the forgotten class.
 
     Raises:
         KeyError: one of the three is missing.

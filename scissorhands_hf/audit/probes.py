@@ -1,4 +1,4 @@
-"""What is asked of a pipeline before and after, and how the pictures differ; they are drawn in :mod:`.drawing`."""
+"""What is asked of a pipeline before and after, and how the pictures differ; they are drawn in `drawing`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ class AuditPrompt:
     """A prompt to draw before and after.
 
     Args:
-        prompt: as the pipeline gets it.
-        group: "concept", "paraphrase", "neighbour" or "kept".
-        label: what a judge is to look for in its pictures; None where nothing can be looked for.
+        prompt (`str`):
+            As the pipeline gets it.
+        group (`str`):
+            "concept", "paraphrase", "neighbour" or "kept".
+        label (`str`, *optional*):
+            What a judge is to look for in its pictures; None where nothing can be looked for.
     """
 
     prompt: str
@@ -48,11 +51,14 @@ def compare_pictures(
     """Score each prompt: how far its pictures moved, and in how many a judge sees what they are to show.
 
     Args:
-        prompts: which pictures to compare, in the order of the result.
-        original, unlearned: by prompt, pictures of equal seeds at equal places, as :func:`.draw_pictures` returns them; at
-            least two a prompt, all of one size.
-        judge: looks for ``label`` among the labels of all prompts that it knows. Prompts with a label that it does not know,
-            and all prompts without a judge, have no shares.
+        prompts (`Sequence[AuditPrompt]`):
+            Which pictures to compare, in the order of the result.
+        original, unlearned (`Mapping[str, Sequence[Image]]`):
+            By prompt, pictures of equal seeds at equal places, as [`draw_pictures`] returns them; at least two a prompt,
+            all of one size.
+        judge (`Judge`, *optional*):
+            Looks for `label` among the labels of all prompts that it knows. Prompts with a label that it does not know, and
+            all prompts without a judge, have no shares.
 
     Raises:
         ValueError: pictures of a prompt are missing, fewer than two, or do not fit each other.
@@ -100,7 +106,7 @@ def same_seed_change(original: Sequence[Image], unlearned: Sequence[Image], prom
 
 
 def audit_metrics(scores: Sequence[PromptScore]) -> dict[str, dict[str, float]]:
-    """The means over prompts that go into a report's ``metrics``: shares of both models where they were judged, in percent,
+    """The means over prompts that go into a report's `metrics`: shares of both models where they were judged, in percent,
     by the names "concept", "paraphrases", "neighbours" and "kept"; and of the unlearned model the "… change" of each."""
     metrics: dict[str, dict[str, float]] = {"original": {}, "unlearned": {}}
     for group, figure in prompt_groups().items():

@@ -19,7 +19,8 @@ def random_states_kept(devices: Iterable[torch.device] = ()) -> Iterator[None]:
     The global random generators of Python, NumPy and torch go on afterwards as if nothing had been drawn.
 
     Args:
-        devices (iterable of `torch.device`): whose generators are kept beside the CPU's; only CUDA devices have one.
+        devices (iterable of `torch.device`):
+            Whose generators are kept beside the CPU's; only CUDA devices have one.
     """
     python, numpy = random.getstate(), np.random.get_state()
     cuda = sorted({torch.cuda.current_device() if d.index is None else d.index for d in devices if d.type == "cuda"})
@@ -49,8 +50,10 @@ def undisturbed(pipe: Any, seed: int | None = None) -> Iterator[None]:
     safety checker. A safety checker blackens pictures after the fact, and the model itself is measured.
 
     Args:
-        pipe (`DiffusionPipeline`): whose attributes and modes, like the global random states, are as before afterwards.
-        seed (`int`, *optional*): of the global generators inside: some schedulers draw from them whatever they are given.
+        pipe (`DiffusionPipeline`):
+            Whose attributes and modes, like the global random states, are as before afterwards.
+        seed (`int`, *optional*):
+            Of the global generators inside: some schedulers draw from them whatever they are given.
     """
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     with ExitStack() as stack:

@@ -3,15 +3,15 @@
 This room imports torch only (and scipy, where several memories are kept) and knows nothing of trainers, pipelines or Hubs.
 Weights are whole on every process, never shards. Its files follow the paper's order:
 
-1. :mod:`.sensitivity` - connection sensitivity of every weight on the forget set (paper section 3.1);
-2. :mod:`.threshold` - the exact value that the top share of sensitivities exceeds;
-3. :mod:`.trim` - re-initialise the weights above it, in place, from their own initial distribution;
+1. `sensitivity` - connection sensitivity of every weight on the forget set (paper section 3.1);
+2. `threshold` - the exact value that the top share of sensitivities exceeds;
+3. `trim` - re-initialise the weights above it, in place, from their own initial distribution;
    `trim_model` does 1 to 3;
-4. :mod:`.memory` - gradient memories of the forget loss and the projection of the repair gradient (section 3.2);
-   :mod:`.projection` - filling the memories, and projecting the gradients of a model in training.
+4. `memory` - gradient memories of the forget loss and the projection of the repair gradient (section 3.2);
+   `projection` - filling the memories, and projecting the gradients of a model in training.
 
-Beside it: :mod:`.modes` - the modes of dropout and batch norm in which gradients of the forget set are measured; and, for
-layers that read text alone, :mod:`.closed_form` - other answers for a concept, the old ones for the rest.
+Beside it: `modes` - the modes of dropout and batch norm in which gradients of the forget set are measured; and, for
+layers that read text alone, `closed_form` - other answers for a concept, the old ones for the rest.
 """
 
 from .closed_form import ClosedFormEdit

@@ -1,12 +1,10 @@
-r"""The closed-form edit of layers that read text alone: other answers for some inputs, the old ones for the rest.
+"""The closed-form edit of layers that read text alone: other answers for some inputs, the old ones for the rest.
 
 Unified Concept Editing (Gandikota et al., arXiv:2308.14761, equation 7), with two changes: the sums are means, so that the
 weights below do not depend on how many prompts there are, and the new answer is overshot, which is what makes it last. With
-$c_i$ an input to edit, $c'_i$ the one whose answer it is to get, $c_j$ an input to keep and $W$ the old weight:
+`c` an input to edit, `a` the one whose answer it is to get, `k` an input to keep, `W` the old weight and ⟨·⟩ a mean:
 
-$W^* = W\,(\overline{c^*_i c_i^\top} + \kappa\,\overline{c_j c_j^\top} + \lambda I)
-        (\overline{c_i c_i^\top} + \kappa\,\overline{c_j c_j^\top} + \lambda I)^{-1}$, with
-$c^*_i = c'_i + \alpha\,(c'_i - c_i)$.
+`W* = W (⟨c* cᵀ⟩ + κ⟨k kᵀ⟩ + λI) (⟨c cᵀ⟩ + κ⟨k kᵀ⟩ + λI)⁻¹`, with `c* = a + α(a − c)`.
 
 A bias adds the same to every answer and needs no edit.
 """
@@ -21,11 +19,16 @@ class ClosedFormEdit:
     are kept, however many inputs there are.
 
     Args:
-        width: of the inputs.
-        overshoot: α ≥ 0. 0: the other input's answer itself; 1: as far again beyond it, away from the old answer.
-        keep_weight: κ ≥ 0, of the inputs to keep against those to edit.
-        ridge: λ > 0 in units of the mean square of the edited inputs' elements; holds directions that no input has.
-        device: where sums are kept and solved, in float64 (float32 on devices without it).
+        width (`int`):
+            Of the inputs.
+        overshoot (`float`):
+            α ≥ 0. 0: the other input's answer itself; 1: as far again beyond it, away from the old answer.
+        keep_weight (`float`):
+            κ ≥ 0, of the inputs to keep against those to edit.
+        ridge (`float`):
+            λ > 0 in units of the mean square of the edited inputs' elements; holds directions that no input has.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
+            Where sums are kept and solved, in float64 (float32 on devices without it).
 
     Attributes:
         edits: inputs to edit that were added.
@@ -39,7 +42,7 @@ class ClosedFormEdit:
 
     @torch.no_grad()
     def add_edit(self, old: Tensor, new: Tensor) -> None:
-        """Let ``old`` (n, width) be answered as ``new`` (n, width) is, and beyond."""
+        """Let `old` (n, width) be answered as `new` (n, width) is, and beyond."""
         old, new = old.to(self._edited), new.to(self._edited)
         self._cross += ((1 + self.overshoot) * new - self.overshoot * old).T @ old
         self._edited += old.T @ old
@@ -47,14 +50,14 @@ class ClosedFormEdit:
 
     @torch.no_grad()
     def add_kept(self, inputs: Tensor) -> None:
-        """Keep the answers to ``inputs`` (n, width)."""
+        """Keep the answers to `inputs` (n, width)."""
         inputs = inputs.to(self._kept)
         self._kept += inputs.T @ inputs
         self._keeps += len(inputs)
 
     @torch.no_grad()
     def solve(self, weight: Tensor) -> Tensor:
-        """The edited weight, in shape (outputs, width), dtype and on the device of ``weight``, which is not changed.
+        """The edited weight, in shape (outputs, width), dtype and on the device of `weight`, which is not changed.
 
         Raises:
             ValueError: no edit was added.

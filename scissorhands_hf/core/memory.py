@@ -8,17 +8,20 @@ from torch import Tensor
 
 
 def nonnegative_coefficients(gram: Tensor, dots: Tensor, margins: Tensor, epsilon: float) -> Tensor:
-    r"""Solve :math:`v = \arg\min_{v \ge c} \tfrac12 v^\top (MM^\top + \epsilon I) v + v^\top (Mg)`.
+    """Solve `v = argmin_{v ≥ c} ½ vᵀ(MMᵀ + εI)v + vᵀ(Mg)`.
 
-    For one memory :math:`v = \max(c, -\langle m, g\rangle / (\|m\|^2 + \epsilon))`. For more, with :math:`P = MM^\top +
-    \epsilon I = LL^\top` and :math:`w = v - c \ge 0`, the problem is :math:`\min_w \|L^\top w + L^{-1}(Mg + Pc)\|`, a
-    non-negative least-squares problem, solved exactly by scipy's active-set method.
+    For one memory `v = max(c, −⟨m, g⟩ / (‖m‖² + ε))`. For more, with `P = MMᵀ + εI = LLᵀ` and `w = v − c ≥ 0`, the problem is
+    `min_w ‖Lᵀw + L⁻¹(Mg + Pc)‖`, a non-negative least-squares problem, solved exactly by scipy's active-set method.
 
     Args:
-        gram: :math:`MM^\top`, float64, shape (M, M).
-        dots: :math:`Mg`, float64, shape (M,).
-        margins: the lower bounds c, float64, shape (M,), >= 0.
-        epsilon: ridge, > 0; keeps the problem strictly convex when memories are parallel.
+        gram (`Tensor`):
+            `MMᵀ`, float64, shape (M, M).
+        dots (`Tensor`):
+            `Mg`, float64, shape (M,).
+        margins (`Tensor`):
+            The lower bounds c, float64, shape (M,), >= 0.
+        epsilon (`float`):
+            Ridge, > 0; keeps the problem strictly convex when memories are parallel.
 
     Returns:
         v, float64, shape (M,).
@@ -42,7 +45,7 @@ _CHUNK = 1 << 22  # elements of each memory widened to float64 at a time
 
 @dataclass(frozen=True)
 class Projection:
-    """What one projection did. ``dots``: ⟨g, m_i⟩ before it. ``coefficients``: v_i, all zero when g was left alone."""
+    """What one projection did. `dots`: ⟨g, m_i⟩ before it. `coefficients`: v_i, all zero when g was left alone."""
 
     dots: list[float]
     coefficients: list[float]
@@ -53,18 +56,22 @@ class Projection:
 
 
 class GradientMemory:
-    r"""M gradient memories :math:`m_i = \nabla(-L(D_f))` and the projection of a gradient off their half-spaces.
+    """M gradient memories `m_i = ∇(−L(D_f))` and the projection of a gradient off their half-spaces.
 
-    If any :math:`\langle g, m_i\rangle < 0` (the step would make the model remember), then :math:`g \leftarrow g +
-    \sum_i v_i m_i`. Memories live where the gradients live, as one (M, numel) matrix for each parameter, so a step costs
-    one matrix-vector product to look and one more to correct. Averaged-GEM mathematics, written from its formula.
+    If any `⟨g, m_i⟩ < 0` (the step would make the model remember), then `g ← g + Σ v_i m_i`. Memories live where the gradients
+    live, as one (M, numel) matrix for each parameter, so a step costs one matrix-vector product to look and one more to
+    correct. Averaged-GEM mathematics, written from its formula.
 
     Args:
-        size: number of memories M, >= 1.
-        margin: lower bound of each v_i when projecting, >= 0. 0 is the plain cone projection.
-        relative_margin: if true, the bound of v_i is ``margin`` · ‖g‖ / ‖m_i‖, so that the forced ascent is a fixed share of
-            the gradient; if false the bound is ``margin`` itself, as published, which nothing limits when ‖m_i‖ grows.
-        epsilon: ridge of the quadratic problem, > 0.
+        size (`int`, *optional*, defaults to `1`):
+            Number of memories M, >= 1.
+        margin (`float`, *optional*, defaults to `0.0`):
+            Lower bound of each v_i when projecting, >= 0. 0 is the plain cone projection.
+        relative_margin (`bool`, *optional*, defaults to `False`):
+            If true, the bound of v_i is `margin` · ‖g‖ / ‖m_i‖, so that the forced ascent is a fixed share of the gradient;
+            if false the bound is `margin` itself, as published, which nothing limits when ‖m_i‖ grows.
+        epsilon (`float`, *optional*, defaults to `0.001`):
+            Ridge of the quadratic problem, > 0.
     """
 
     def __init__(self, size: int = 1, margin: float = 0.0, relative_margin: bool = False, epsilon: float = 1e-3):
@@ -81,7 +88,7 @@ class GradientMemory:
             self.rows = [torch.zeros(self.size, g.numel(), dtype=g.dtype, device=g.device) for g in gradients]
 
     def store(self, memory: int, parameter: int, gradient: Tensor) -> None:
-        r"""Keep :math:`-\nabla L(D_f)` of one parameter as part of memory number ``memory``; copies the values."""
+        """Keep `−∇L(D_f)` of one parameter as part of memory number `memory`; copies the values."""
         torch.neg(gradient.reshape(-1), out=self.rows[parameter][memory])
 
     def clear(self) -> None:
@@ -90,7 +97,7 @@ class GradientMemory:
             row.zero_()
 
     def close_refresh(self) -> None:
-        """Compute the Gram matrix :math:`MM^T` once, after the last :meth:`store` of a refresh."""
+        """Compute the Gram matrix `MM^T` once, after the last [`store`] of a refresh."""
         gram = torch.zeros(self.size, self.size, dtype=torch.float64)
         for row in self.rows:  # in float64, or memories of neighbouring batches would lose what tells them apart
             for part in row.split(_CHUNK, dim=1):
@@ -99,10 +106,11 @@ class GradientMemory:
         self.gram = gram
 
     def project(self, gradients: Sequence[Tensor]) -> Projection:
-        """Correct ``gradients`` in place if they oppose a memory.
+        """Correct `gradients` in place if they oppose a memory.
 
         Args:
-            gradients: one tensor for each parameter, in the order of :meth:`allocate`.
+            gradients (`Sequence[Tensor]`):
+                One tensor for each parameter, in the order of [`allocate`].
 
         Returns:
             The dot products before the projection and the coefficients used.
@@ -138,7 +146,7 @@ class GradientMemory:
         return {str(index): row for index, row in enumerate(self.rows)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore the memories of :meth:`state_dict`; the object must have been allocated for the same gradients."""
+        """Restore the memories of [`state_dict`]; the object must have been allocated for the same gradients."""
         saved, wanted = [list(state[key].shape) for key in sorted(state, key=int)], [list(row.shape) for row in self.rows]
         if saved != wanted:
             raise ValueError(

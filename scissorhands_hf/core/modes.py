@@ -47,9 +47,11 @@ def evaluation_mode(model: nn.Module, batch_statistics: bool = False) -> Iterato
     """No dropout and no drift of batch-norm statistics; the modes of all modules are as before afterwards.
 
     Args:
-        model: any module.
-        batch_statistics: let batch norm normalise by the batch, as it does in training, without recording it. A gradient that
-            is to be compared with training gradients must be taken so: just after a trim the recorded statistics are stale.
+        model (`nn.Module`):
+            Any module.
+        batch_statistics (`bool`, *optional*, defaults to `False`):
+            Let batch norm normalise by the batch, as it does in training, without recording it. A gradient that is to be
+            compared with training gradients must be taken so: just after a trim the recorded statistics are stale.
     """
     with training_modes_kept(model) as modes:
         model.eval()

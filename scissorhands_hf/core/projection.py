@@ -16,13 +16,17 @@ def renew_memories(
     forget_losses: Iterable[Callable[[], Tensor]],
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Replace all memories by the gradients of ``forget_losses``, streamed, one loss for each memory.
+    """Replace all memories by the gradients of `forget_losses`, streamed, one loss for each memory.
 
     Args:
-        memory: allocated for ``parameters``, in their order.
-        parameters: whose gradients are remembered.
-        forget_losses: M callables, each returning the loss of one forget batch of the model as it stands.
-        average: averages a tensor over data-parallel processes, so that all remember the same.
+        memory (`GradientMemory`):
+            Allocated for `parameters`, in their order.
+        parameters (`Mapping[str, nn.Parameter]`):
+            Whose gradients are remembered.
+        forget_losses (`Iterable[Callable[[], Tensor]]`):
+            M callables, each returning the loss of one forget batch of the model as it stands.
+        average (`Callable[[Tensor], Tensor]`, *optional*):
+            Averages a tensor over data-parallel processes, so that all remember the same.
 
     Returns:
         The M losses.
@@ -44,7 +48,7 @@ def renew_memories(
 
 
 def project_gradients(memory: GradientMemory, parameters: Iterable[nn.Parameter]) -> Projection:
-    """Project the ``.grad`` of ``parameters``, in place."""
+    """Project the `.grad` of `parameters`, in place."""
     gradients = []
     for parameter in parameters:
         if parameter.grad is None:  # unused in this step: its gradient is zero, and the projection may move it from there
@@ -55,15 +59,18 @@ def project_gradients(memory: GradientMemory, parameters: Iterable[nn.Parameter]
 
 @contextmanager
 def relearned_weights(memory: GradientMemory, parameters: Iterable[nn.Parameter], radius: float) -> Iterator[None]:
-    r"""Inside, the weights are where relearning would take them: :math:`\theta + \rho\, m / \|m\|`, m the sum of the memories.
+    """Inside, the weights are where relearning would take them: `θ + ρ·m/‖m‖`, m the sum of the memories.
 
     Sharpness-aware minimisation (arXiv:2010.01412) as unlearning uses it (arXiv:2502.05374): what is asked of the forget set
-    is asked where an attacker arrives who descends its loss. A memory is :math:`-\nabla L(D_f)`, so it points there.
+    is asked where an attacker arrives who descends its loss. A memory is `−∇L(D_f)`, so it points there.
 
     Args:
-        memory: filled for ``parameters``, in their order.
-        parameters: in float32; moved in place and put back, up to rounding.
-        radius: ρ, > 0, the length of the step in weight space.
+        memory (`GradientMemory`):
+            Filled for `parameters`, in their order.
+        parameters (`Iterable[nn.Parameter]`):
+            In float32; moved in place and put back, up to rounding.
+        radius (`float`):
+            ρ, > 0, the length of the step in weight space.
     """
     pairs = [(parameter, row.sum(0).view_as(parameter)) for row, parameter in zip(memory.rows, parameters, strict=True)]
     length = memory.gram.sum().sqrt().item()  # ‖Σ m_i‖² = Σ_ij ⟨m_i, m_j⟩

@@ -13,14 +13,17 @@ def stream_gradients(
 ) -> Tensor:
     """Run one backward pass and hand over each gradient the moment it is complete, then free it.
 
-    At no time do the gradients of all ``parameters`` exist together: what lives is the gradient in hand, which for a
+    At no time do the gradients of all `parameters` exist together: what lives is the gradient in hand, which for a
     weight used twice (tied) is the sum of its uses. Gradients that were there before are discarded.
 
     Args:
-        compute_loss: runs the forward pass and returns a scalar loss.
-        parameters: the parameters whose gradients are wanted, each with ``requires_grad``; no others are computed.
-        consume: called once for each parameter that the loss depends on, with its name and its gradient, same shape, dtype
-            and device as the parameter. It may change the gradient in place.
+        compute_loss (`Callable[[], Tensor]`):
+            Runs the forward pass and returns a scalar loss.
+        parameters (`Mapping[str, nn.Parameter]`):
+            The parameters whose gradients are wanted, each with `requires_grad`; no others are computed.
+        consume (`Callable[[str, Tensor], None]`):
+            Called once for each parameter that the loss depends on, with its name and its gradient, same shape, dtype and
+            device as the parameter. It may change the gradient in place.
 
     Returns:
         The detached loss.
@@ -52,17 +55,20 @@ def connection_sensitivity(
     parameters: Mapping[str, nn.Parameter],
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    r"""Connection sensitivity of each weight, :math:`s_j = |\theta_j| \sum_b |\partial L_b / \partial\theta_j|`.
+    """Connection sensitivity of each weight, `s_j = |θ_j| · Σ_b |∂L_b/∂θ_j|`.
 
-    One float32 accumulator of the size of ``parameters`` is all the memory this needs beside the largest single
+    One float32 accumulator of the size of `parameters` is all the memory this needs beside the largest single
     gradient. The caller puts the model into evaluation mode.
 
     Args:
-        losses: B callables, one for each forget batch; each runs a forward pass and returns that batch's loss. With
-            ``reduce``, a process may have none.
-        parameters: the candidate weights by name; any shapes, floating dtype. Not changed.
-        reduce: sums a tensor over processes that saw different batches, in place or not, and returns it; left out for a
-            single process.
+        losses (`Iterable[Callable[[], Tensor]]`):
+            B callables, one for each forget batch; each runs a forward pass and returns that batch's loss. With `reduce`, a
+            process may have none.
+        parameters (`Mapping[str, nn.Parameter]`):
+            The candidate weights by name; any shapes, floating dtype. Not changed.
+        reduce (`Callable[[Tensor], Tensor]`, *optional*):
+            Sums a tensor over processes that saw different batches, in place or not, and returns it; left out for a single
+            process.
 
     Returns:
         For each name a float32 tensor of the parameter's shape, on its device; zero where the loss does not depend on the

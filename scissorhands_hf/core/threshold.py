@@ -15,22 +15,24 @@ def exact_threshold(
     scores: Collection[Tensor],
     ratio: float,
 ) -> tuple[float, int]:
-    r"""The exact value :math:`\tau` that the top ``ratio`` of all scores exceed.
+    """The exact value τ that the top `ratio` of all scores exceed.
 
-    With n scores and :math:`k = \lfloor \mathrm{ratio} \cdot n \rfloor`, :math:`\tau` is the (n - k)-th smallest
-    score, so at most k scores are strictly greater, and exactly k when none ties with :math:`\tau`.
+    With n scores and `k = ⌊ratio · n⌋`, τ is the (n − k)-th smallest score, so at most k scores are strictly greater, and
+    exactly k when none ties with τ.
 
     A radix selection: the bits of non-negative floats order like the floats, so counting the leading 16 bits finds the
     bucket that holds the wanted rank, and counting the next 16 bits inside that bucket finds the value (float32: two
     passes, float64: four). No score is moved, copied as a whole, or sorted.
 
     Args:
-        scores: tensors of any shapes, one common dtype (float32 or float64), all values finite and >= 0, and no -0.0, as
+        scores (`Collection[Tensor]`):
+            Tensors of any shapes, one common dtype (float32 or float64), all values finite and >= 0, and no -0.0, as
             absolute values are.
-        ratio: share of scores that may exceed the threshold, in (0, 1).
+        ratio (`float`):
+            Share of scores that may exceed the threshold, in (0, 1).
 
     Returns:
-        ``(tau, n)``: the threshold and the number of scores.
+        `(tau, n)`: the threshold and the number of scores.
 
     Raises:
         ValueError: the ratio is outside (0, 1), there are no scores, dtypes differ or are unsupported, or a score is
@@ -65,7 +67,7 @@ def exact_threshold(
 
 
 def _digit_histogram(scores: Collection[Tensor], bit_view: torch.dtype, shift: int, prefix: int | None) -> Tensor:
-    """Counts, int64 of shape (65536,), of the 16 bits above ``shift``, among scores whose higher bits are ``prefix``."""
+    """Counts, int64 of shape (65536,), of the 16 bits above `shift`, among scores whose higher bits are `prefix`."""
     histogram = torch.zeros(1 << _DIGIT_BITS, dtype=torch.int64, device=next(iter(scores)).device)
     for tensor in scores:
         for chunk in tensor.detach().reshape(-1).split(_CHUNK):

@@ -17,7 +17,7 @@ class NoInitialDistributionError(ValueError):
 
 
 def is_normalization(module: nn.Module) -> bool:
-    """Whether ``module`` normalises activations (Batch-, Layer-, Group-, InstanceNorm, RMSNorm and their kin)."""
+    """Whether `module` normalises activations (Batch-, Layer-, Group-, InstanceNorm, RMSNorm and their kin)."""
     # Model libraries subclass nothing and rename freely (LlamaRMSNorm, T5LayerNorm), but all keep "Norm" in the name.
     return "norm" in type(module).__name__.lower()
 
@@ -31,9 +31,9 @@ def trim_weights(
     seed: int,
     initialize: Callable[[nn.Module], object] | None = None,
 ) -> dict[str, int]:
-    """Replace every target weight whose sensitivity exceeds ``threshold`` by a fresh draw of its module's own kind.
+    """Replace every target weight whose sensitivity exceeds `threshold` by a fresh draw of its module's own kind.
 
-    Weights come from ``initialize`` (a model library's own scheme), else from the module's ``reset_parameters``;
+    Weights come from `initialize` (a model library's own scheme), else from the module's `reset_parameters`;
     biases become zero; normalisation layers are left alone. Only one layer's fresh weights exist at a time.
 
     The fresh weights are drawn inside the real module while every other tensor of the model stands in as a shape
@@ -41,20 +41,26 @@ def trim_weights(
     they saw when the model was made, and cannot touch a weight that is not to be cut.
 
     Args:
-        model: the module that owns ``targets``; changed in place, same storage.
-        sensitivity: for each target's name a tensor of its shape; other names are ignored.
-        threshold: weights with a strictly greater sensitivity are re-initialised.
-        targets: the parameters that may be re-initialised, by their full name in ``model``; a tied parameter once.
-        seed: of the fresh draws; the same seed gives the same weights on every process of the same device type, and
-            the global random state of all devices is as before afterwards.
-        initialize: fills one module's parameters in place; called for the owner and then for each of its ancestors,
-            as model libraries do when they build a model.
+        model (`nn.Module`):
+            The module that owns `targets`; changed in place, same storage.
+        sensitivity (`Mapping[str, Tensor]`):
+            For each target's name a tensor of its shape; other names are ignored.
+        threshold (`float`):
+            Weights with a strictly greater sensitivity are re-initialised.
+        targets (`Mapping[str, nn.Parameter]`):
+            The parameters that may be re-initialised, by their full name in `model`; a tied parameter once.
+        seed (`int`):
+            Of the fresh draws; the same seed gives the same weights on every process of the same device type, and the
+            global random state of all devices is as before afterwards.
+        initialize (`Callable[[nn.Module], object]`, *optional*):
+            Fills one module's parameters in place; called for the owner and then for each of its ancestors, as model
+            libraries do when they build a model.
 
     Returns:
         How many weights were re-initialised, for each target outside normalisation layers.
 
     Raises:
-        NoInitialDistributionError: neither ``initialize`` nor the module fills a target.
+        NoInitialDistributionError: neither `initialize` nor the module fills a target.
         ValueError: a target has no sensitivity. Both are raised before any weight is changed.
     """
     names = [name for name in targets if not is_normalization(_owner(model, name))]
@@ -90,7 +96,7 @@ def _owner(model: nn.Module, name: str) -> nn.Module:
 def _fresh_values(
     model: nn.Module, name: str, parameter: nn.Parameter, initialize: Callable[[nn.Module], object] | None
 ) -> Tensor:
-    """A fresh draw of the whole of ``parameter`` (full shape, its dtype and device), from its module's own scheme."""
+    """A fresh draw of the whole of `parameter` (full shape, its dtype and device), from its module's own scheme."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     if leaf.startswith("bias") or leaf.endswith("bias"):
@@ -126,7 +132,7 @@ def _unfilled(fresh: Tensor) -> bool:
 
 
 def _ancestors(model: nn.Module, path: str) -> Iterator[nn.Module]:
-    """The modules above ``path``, nearest first, the model itself last."""
+    """The modules above `path`, nearest first, the model itself last."""
     while path:
         path = path.rpartition(".")[0]
         yield model.get_submodule(path)
@@ -134,9 +140,9 @@ def _ancestors(model: nn.Module, path: str) -> Iterator[nn.Module]:
 
 @contextmanager
 def _shapes_only(model: nn.Module) -> Iterator[None]:
-    """While inside, every parameter and buffer of ``model`` is a tensor of the same shape without memory.
+    """While inside, every parameter and buffer of `model` is a tensor of the same shape without memory.
 
-    By torch's own dicts of a module (private, as of torch 2.13), as in :func:`_fresh_values`.
+    By torch's own dicts of a module (private, as of torch 2.13), as in [`_fresh_values`].
     """
     stand_ins: dict[int, Tensor] = {}
 
@@ -166,12 +172,18 @@ class TrimAccount:
     """What a trim did: counts, never which weights.
 
     Args:
-        threshold: τ.
-        candidates: weights compared.
-        above_threshold: asked for by the ratio.
-        trimmed: re-initialised.
-        per_module: ``{"trimmed": …, "weights": …}`` of each module in the scope.
-        seconds: of ``sensitivity`` and ``trim``.
+        threshold (`float`):
+            τ.
+        candidates (`int`):
+            Weights compared.
+        above_threshold (`int`):
+            Asked for by the ratio.
+        trimmed (`int`):
+            Re-initialised.
+        per_module (`dict[str, dict[str, int]]`):
+            `{"trimmed": …, "weights": …}` of each module in the scope.
+        seconds (`dict[str, float]`):
+            Of `sensitivity` and `trim`.
     """
 
     threshold: float
@@ -192,17 +204,25 @@ def trim_model(
     initialize: Callable[[nn.Module], object] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> TrimAccount:
-    """Re-initialise, in place, those of ``targets`` that are among the top ``ratio`` of ``candidates`` by sensitivity.
+    """Re-initialise, in place, those of `targets` that are among the top `ratio` of `candidates` by sensitivity.
 
     Args:
-        model: in evaluation mode.
-        forget_losses: B callables, each returning the loss of one forget batch.
-        candidates: parameters that the threshold is taken over, by name; must include the targets.
-        targets: parameters that may be re-initialised, by name.
-        ratio: in (0, 1).
-        seed: of the fresh weights.
-        initialize: see :func:`trim_weights`.
-        reduce: sums a tensor over data-parallel processes.
+        model (`nn.Module`):
+            In evaluation mode.
+        forget_losses (`Iterable[Callable[[], Tensor]]`):
+            B callables, each returning the loss of one forget batch.
+        candidates (`Mapping[str, nn.Parameter]`):
+            Parameters that the threshold is taken over, by name; must include the targets.
+        targets (`Mapping[str, nn.Parameter]`):
+            Parameters that may be re-initialised, by name.
+        ratio (`float`):
+            In (0, 1).
+        seed (`int`):
+            Of the fresh weights.
+        initialize (`Callable[[nn.Module], object]`, *optional*):
+            See [`trim_weights`].
+        reduce (`Callable[[Tensor], Tensor]`, *optional*):
+            Sums a tensor over data-parallel processes.
 
     Returns:
         The account.

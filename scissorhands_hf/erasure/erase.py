@@ -80,7 +80,7 @@ def erase_concept(
             Pictures for each prompt of the report, ≥ 2; 0 draws none and measures only the losses.
         sampling (`dict`, *optional*):
             Arguments of the pipeline's call for all pictures drawn here, as `{"guidance_scale": 4.0, "height": 512}`.
-        config:
+        config (*optional*):
             Fields of [`ConceptErasureConfig`], such as `max_steps`, `trim_ratio`, `forget_weight`, `learning_rate`, `seed`.
 
     Returns:

@@ -25,16 +25,22 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
     Erase concepts from a denoiser. `train()` is [`ScissorhandsTrainer`]'s: sensitivity, threshold, trim, repair, projection.
 
     The sensitivity and the gradient memories take the denoising loss of the forget pictures; repair minimises
-    ``L(retain) + λ·‖f(x_f, c_f) − target‖²`` or, for `forget_objective="ascent"`, ``L(retain) − λ·L(forget)``.
+    `L(retain) + λ·‖f(x_f, c_f) − target‖²` or, for `forget_objective="ascent"`, `L(retain) − λ·L(forget)`.
     For `"closed_form"` the text layers are edited first, and the target is what they alone make the original predict.
 
     Args:
-        family: of the pipeline; its denoiser is the model that is trained, in place.
-        args: settings.
-        retain, forget: training examples, with their targets.
-        retain_eval, forget_eval: held-out examples of both, with their targets, for the trade-off.
-        table: encoded prompts, of which examples name rows; holds the empty prompt.
-        edit: of text layers, with which repair begins.
+        family (`Family`):
+            Of the pipeline; its denoiser is the model that is trained, in place.
+        args (`ConceptErasureConfig`):
+            Settings.
+        retain, forget (`NoisyExamples`):
+            Training examples, with their targets.
+        retain_eval, forget_eval (`NoisyExamples`):
+            Held-out examples of both, with their targets, for the trade-off.
+        table (`PromptTable`):
+            Encoded prompts, of which examples name rows; holds the empty prompt.
+        edit (`TextEdit`, *optional*):
+            Of text layers, with which repair begins.
     """
 
     supported_objectives = OBJECTIVES
@@ -78,7 +84,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         return self.family.predict(model, batch["noisy"], batch["timesteps"], self.table[rows])
 
     def compute_batch_loss(self, model: nn.Module, batch: dict[str, Tensor], return_outputs: bool = False) -> Any:
-        """Mean squared error to the batch's ``target`` (retain) in the model's prediction type."""
+        """Mean squared error to the batch's `target` (retain) in the model's prediction type."""
         prediction = self._predict(model, batch, batch["prompt"])
         loss = mean_squared_error(prediction, batch["target"])
         return (loss, {"prediction": prediction}) if return_outputs else loss
@@ -137,7 +143,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             return self.compute_batch_loss(model, inputs).detach(), None, None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Adds ``eval_damage``, the share by which the denoising loss on kept prompts has risen, and ``eval_tradeoff``: the
+        """Adds `eval_damage`, the share by which the denoising loss on kept prompts has risen, and `eval_tradeoff`: the
         distance to the forget target in units of the original's, plus the damage above the limit in units of the limit.
 
         A prediction that was the best one, as a distilled one sets out to be, has its denoising loss raised by exactly its

@@ -29,10 +29,14 @@ class KeptWords:
     What prompts of a run may speak of beside its concepts.
 
     Args:
-        named (`list[str]`): neighbours that the user named.
-        anchor (`str`, *optional*): what the concept's prompts are to show instead.
-        erased_before (`list[str]`): concepts of earlier runs, which are kept as the model draws them now.
-        subjects, looks (`list[str]`): everyday things, and looks, that the tokenizer knows.
+        named (`list[str]`):
+            Neighbours that the user named.
+        anchor (`str`, *optional*):
+            What the concept's prompts are to show instead.
+        erased_before (`list[str]`):
+            Concepts of earlier runs, which are kept as the model draws them now.
+        subjects, looks (`list[str]`):
+            Everyday things, and looks, that the tokenizer knows.
     """
 
     named: list[str]

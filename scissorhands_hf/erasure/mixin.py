@@ -41,7 +41,8 @@ def enable_concept_erasure(pipe: Any) -> Any:
     the stock class and loads without this package.
 
     Args:
-        pipe (`DiffusionPipeline`): of a supported family.
+        pipe (`DiffusionPipeline`):
+            Of a supported family.
 
     Returns:
         The same object.

@@ -14,7 +14,7 @@ from .families import Family, NoiseProcess
 
 @dataclass(frozen=True)
 class PromptTable:
-    """Encoded prompts, each once. ``conditioning``: tensors with one row a prompt, on the denoiser's device, in its dtype."""
+    """Encoded prompts, each once. `conditioning`: tensors with one row a prompt, on the denoiser's device, in its dtype."""
 
     rows: dict[str, int]
     conditioning: dict[str, Tensor]
@@ -29,24 +29,30 @@ class PromptTable:
         )
 
     def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
-        """Conditioning of the prompts in ``rows``, int64 (n,)."""
+        """Conditioning of the prompts in `rows`, int64 (n,)."""
         return {name: value[rows.to(value.device)] for name, value in self.conditioning.items()}
 
 
 class NoisyExamples(Dataset):
     """
-    ``count`` noisy versions of some pictures, made when asked for: kept are which picture, which timestep, and a seed.
+    `count` noisy versions of some pictures, made when asked for: kept are which picture, which timestep, and a seed.
 
-    An item is a dict: ``noisy`` (*latent shape), ``timesteps`` (), ``prompt`` and ``anchor`` (rows of the prompt table, int64),
-    ``denoising_target`` and ``target`` (*latent shape): what the denoiser was trained to say, and what it is to say now.
+    An item is a dict: `noisy` (*latent shape), `timesteps` (), `prompt` and `anchor` (rows of the prompt table, int64),
+    `denoising_target` and `target` (*latent shape): what the denoiser was trained to say, and what it is to say now.
 
     Args:
-        latents: (pictures, *latent shape), float32.
-        prompts: rows of each picture's prompt, int64 (pictures,).
-        anchors: rows of the prompt that each picture's prompt is redirected to, int64 (pictures,).
-        noise: the pipeline's forward process.
-        count: of examples, >= 1.
-        seed: of pictures, timesteps and noise.
+        latents (`Tensor`):
+            (pictures, *latent shape), float32.
+        prompts (`Tensor`):
+            Rows of each picture's prompt, int64 (pictures,).
+        anchors (`Tensor`):
+            Rows of the prompt that each picture's prompt is redirected to, int64 (pictures,).
+        noise (`NoiseProcess`):
+            The pipeline's forward process.
+        count (`int`):
+            Of examples, >= 1.
+        seed (`int`):
+            Of pictures, timesteps and noise.
     """
 
     def __init__(self, latents: Tensor, prompts: Tensor, anchors: Tensor, noise: NoiseProcess, count: int, seed: int):
@@ -94,11 +100,16 @@ def precompute_targets(
     """Fix what is to be predicted on each example while the model still is the original one, so that no copy of it is needed.
 
     Args:
-        examples: get their ``targets``, float32 of (len(examples), *latent shape).
-        rule: from a collated batch to its targets.
-        batch: examples at a time.
-        on_batch: called with examples done and in all.
-        show_progress, label: of the progress bar.
+        examples (`NoisyExamples`):
+            Get their `targets`, float32 of (len(examples), *latent shape).
+        rule (`Callable[[dict[str, Tensor]], Tensor]`):
+            From a collated batch to its targets.
+        batch (`int`):
+            Examples at a time.
+        on_batch (`Callable[[int, int], None]`):
+            Called with examples done and in all.
+        show_progress, label (`bool`):
+            Of the progress bar.
     """
     targets = torch.empty(len(examples), *examples.latents.shape[1:], device=examples.latents.device)
     starts = range(0, len(examples), batch)

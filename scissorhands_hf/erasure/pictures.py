@@ -21,8 +21,10 @@ def read_pictures(argument: str, source: Any) -> tuple[list[Image.Image], list[s
     RGB pictures and the caption of each (None where there is none).
 
     Args:
-        argument: its name, for errors.
-        source: a list of PIL images or paths, a folder of pictures (captions: a text file of the same name beside one), or a
+        argument (`str`):
+            Its name, for errors.
+        source (`Any`):
+            A list of PIL images or paths, a folder of pictures (captions: a text file of the same name beside one), or a
             `datasets.Dataset` with an image column and perhaps a column "text", "caption" or "prompt".
 
     Raises:

@@ -18,13 +18,20 @@ class ConceptPrompts:
     Prompts of one run.
 
     Args:
-        concepts, anchor: as the user named them.
-        instead: what pictures are to show in the place of each concept; "" for nothing in particular.
-        forget, anchors: prompts to change, and what each is redirected to.
-        edits: prompts and those whose answer text layers are to give instead.
-        retain: prompts to keep, one for each retain picture.
-        kept_texts: prompts whose answers text layers are to keep.
-        report: prompt, group and label of what only the report draws.
+        concepts, anchor (`list[str]`):
+            As the user named them.
+        instead (`dict[str, str]`):
+            What pictures are to show in the place of each concept; "" for nothing in particular.
+        forget, anchors (`list[str]`):
+            Prompts to change, and what each is redirected to.
+        edits (`list[tuple[str, str]]`):
+            Prompts and those whose answer text layers are to give instead.
+        retain (`list[str]`):
+            Prompts to keep, one for each retain picture.
+        kept_texts (`list[str]`):
+            Prompts whose answers text layers are to keep.
+        report (`list[tuple[str, str, str | None]]`):
+            Prompt, group and label of what only the report draws.
     """
 
     concepts: list[str]
@@ -96,12 +103,18 @@ def build_prompts(
     """All prompts of a run; a function of its arguments.
 
     Args:
-        concepts, anchor, keep: checked names.
-        erased_before: concepts of earlier runs: their prompts are kept as the model draws them now.
-        family: of the pipeline, for the words that its tokenizer knows.
-        retain_count: prompts to keep, one for each retain picture.
-        seed: of their choice.
-        choose_anchor: without an anchor, let a related thing stand in for an object.
+        concepts, anchor, keep (`Sequence[str]`):
+            Checked names.
+        erased_before (`Sequence[str]`):
+            Concepts of earlier runs: their prompts are kept as the model draws them now.
+        family (`Family`):
+            Of the pipeline, for the words that its tokenizer knows.
+        retain_count (`int`):
+            Prompts to keep, one for each retain picture.
+        seed (`int`):
+            Of their choice.
+        choose_anchor (`bool`, *optional*, defaults to `False`):
+            Without an anchor, let a related thing stand in for an object.
     """
     known = family.known_words
     kept = KeptWords.beside(concepts, keep, anchor, erased_before, known)

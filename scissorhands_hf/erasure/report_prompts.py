@@ -38,11 +38,15 @@ def paraphrases(
     Wordings of a concept that its erasure did not train on.
 
     Args:
-        concept (`str`): what was erased. A look is asked of things: "this is an image of a red coat".
-        things (*optional*): to ask a look of, which the pipeline's tokenizer knows, each template with one of them in turn.
-            Without any, nothing but the look itself can be asked for.
-        known_words (*optional*): of the pipeline's tokenizer: plurals that it would have to spell are left out.
-        extra_templates (*optional*): to use as well; with `{}`, `{one}` or `{many}` for the concept.
+        concept (`str`):
+            What was erased. A look is asked of things: "this is an image of a red coat".
+        things (*optional*):
+            To ask a look of, which the pipeline's tokenizer knows, each template with one of them in turn. Without any,
+            nothing but the look itself can be asked for.
+        known_words (*optional*):
+            Of the pipeline's tokenizer: plurals that it would have to spell are left out.
+        extra_templates (*optional*):
+            To use as well; with `{}`, `{one}` or `{many}` for the concept.
 
     Returns:
         The prompts, each once.

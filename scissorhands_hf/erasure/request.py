@@ -25,11 +25,16 @@ class ErasureRequest:
     A checked call. The arguments are those of [`erase_concept`]; of them are made:
 
     Args:
-        family (`Family`): of the pipeline.
-        args (`ConceptErasureConfig`): the settings, with the seed that the generator gave.
-        prompts (`ConceptPrompts`): all texts of the run.
-        sampling (`dict`): with the defaults of the pipeline's call.
-        judge (`Judge`, *optional*): loaded.
+        family (`Family`):
+            Of the pipeline.
+        args (`ConceptErasureConfig`):
+            The settings, with the seed that the generator gave.
+        prompts (`ConceptPrompts`):
+            All texts of the run.
+        sampling (`dict`):
+            With the defaults of the pipeline's call.
+        judge (`Judge`, *optional*):
+            Loaded.
 
     Raises:
         TypeError, ValueError: for pipelines, names and settings that cannot work.

@@ -39,8 +39,10 @@ class TextEdit:
     What all text layers of a denoiser are to answer, summed over prompts; one `ClosedFormEdit` for each kind of input.
 
     Args:
-        family: of the pipeline, whose text encoders are at hand.
-        args: `closed_form_overshoot`, `closed_form_keep_weight` and `closed_form_ridge`.
+        family (`Family`):
+            Of the pipeline, whose text encoders are at hand.
+        args (`ConceptErasureConfig`):
+            `closed_form_overshoot`, `closed_form_keep_weight` and `closed_form_ridge`.
     """
 
     def __init__(self, family: Family, args: ConceptErasureConfig):
@@ -60,10 +62,14 @@ class TextEdit:
         Encode prompts and add them up.
 
         Args:
-            edits: prompts, and those whose answers they are to get.
-            kept: prompts whose answers are to stay.
-            latents: (any number, *latent shape), of the size that pictures have.
-            on_prompt: called with prompts done and in all.
+            edits (`Sequence[tuple[str, str]]`):
+                Prompts, and those whose answers they are to get.
+            kept (`Sequence[str]`):
+                Prompts whose answers are to stay.
+            latents (`Tensor`):
+                (any number, *latent shape), of the size that pictures have.
+            on_prompt (`Callable[[int, int], None]`, *optional*, defaults to `lambda done, total: None`):
+                Called with prompts done and in all.
 
         Raises:
             ValueError: the text encoders read the prompts of every edit alike, so that there is nothing to edit.
@@ -129,7 +135,7 @@ class TextEdit:
         return [name for layers in self._edits for name in layers]
 
     def apply(self) -> None:
-        """Give every layer its edited weight, in place, one at a time; ``changes`` then has ‖W* − W‖ / ‖W‖ of each."""
+        """Give every layer its edited weight, in place, one at a time; `changes` then has ‖W* − W‖ / ‖W‖ of each."""
         for layers, edit in self._edits.items():
             for name in layers:
                 weight = self._weight(name)

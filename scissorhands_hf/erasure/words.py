@@ -38,9 +38,12 @@ def fill(template: str, name: str, known_words: KnownWords | None = None) -> str
     A prompt from a template.
 
     Args:
-        template (`str`): with `{}` for the name as it is, `{one}` for it with an article, `{many}` for its plural.
-        name (`str`): of a thing.
-        known_words (*optional*): of the pipeline's tokenizer.
+        template (`str`):
+            With `{}` for the name as it is, `{one}` for it with an article, `{many}` for its plural.
+        name (`str`):
+            Of a thing.
+        known_words (*optional*):
+            Of the pipeline's tokenizer.
 
     Returns:
         The prompt; None for a plural that the tokenizer would have to spell where it knows the name itself.

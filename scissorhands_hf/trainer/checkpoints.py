@@ -23,9 +23,9 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> Path | None:
-    """The newest checkpoint in ``output_dir`` that was written to its end, with a warning about newer ones that were not.
+    """The newest checkpoint in `output_dir` that was written to its end, with a warning about newer ones that were not.
 
-    Trainer writes ``trainer_state.json`` last, so a run that was killed, or whose disk was full, leaves none or half of one.
+    Trainer writes `trainer_state.json` last, so a run that was killed, or whose disk was full, leaves none or half of one.
     """
     root = Path(output_dir)
     folders = sorted(
@@ -44,7 +44,7 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> Path | None:
 
 
 def checkpoint_to_resume(choice: str | os.PathLike | bool, output_dir: str | os.PathLike) -> Path:
-    """The folder that `resume_from_checkpoint` asks for: a path, or True for the newest complete one in ``output_dir``.
+    """The folder that `resume_from_checkpoint` asks for: a path, or True for the newest complete one in `output_dir`.
 
     Raises:
         ValueError: there is no complete one.
@@ -61,7 +61,7 @@ def checkpoint_to_resume(choice: str | os.PathLike | bool, output_dir: str | os.
 
 
 def load_record(folder: Path, record: UnlearningRecord) -> None:
-    """Give ``record`` the values that it had when the checkpoint was written.
+    """Give `record` the values that it had when the checkpoint was written.
 
     Raises:
         ValueError: the folder holds no checkpoint of a ScissorhandsTrainer, or one of an earlier version.

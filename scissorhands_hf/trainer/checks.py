@@ -143,7 +143,7 @@ def check_datasets(retain: Any, forget: Any) -> None:
 
 
 def check_labels(argument: str, dataset: Any, model: nn.Module) -> None:
-    """Reject class labels outside ``range(num_labels)``, where the dataset has a plain column of them."""
+    """Reject class labels outside `range(num_labels)`, where the dataset has a plain column of them."""
     config = getattr(model, "config", None)
     classes = getattr(config, "num_labels", None)
     if classes is None or classes < 2 or getattr(config, "problem_type", None) not in (None, "single_label_classification"):

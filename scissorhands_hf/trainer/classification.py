@@ -50,10 +50,14 @@ def split_forget_retain(dataset: Dataset, where: str | None, fraction: float | N
     """The forget set, the retain set, and one sentence on the choice.
 
     Args:
-        dataset: all training examples.
-        where: ``COLUMN=VALUE``; examples with that value are forgotten. For a class label, its name or its number.
-        fraction: a random share in (0, 1) to forget instead.
-        seed: of the random share.
+        dataset (`Dataset`):
+            All training examples.
+        where (`str`, *optional*):
+            `COLUMN=VALUE`; examples with that value are forgotten. For a class label, its name or its number.
+        fraction (`float`, *optional*):
+            A random share in (0, 1) to forget instead.
+        seed (`int`):
+            Of the random share.
 
     Raises:
         ValueError: not exactly one of the two is given, the column or value does not exist, or one of the sets is empty.
@@ -218,13 +222,19 @@ def unlearn_classifier(
     Train, save to `args.output_dir`, and report the accuracies before and after.
 
     Args:
-        model: a classifier, unlearned in place.
-        args: of the run.
-        processing_class: image processor or tokenizer, saved with the model.
-        sets: "forget", "retain" and perhaps others to measure, such as "test", in the form that the model reads.
-        choice: says what is forgotten, for the report.
-        callback (*optional*): told how far the run is, in the stages "original", "sensitivity", "repair" and "unlearned";
-            what it raises ends the run. With one, losses are not printed.
+        model (`PreTrainedModel`):
+            A classifier, unlearned in place.
+        args (`ScissorhandsConfig`):
+            Of the run.
+        processing_class (`Any`):
+            Image processor or tokenizer, saved with the model.
+        sets (`Sets`):
+            "forget", "retain" and perhaps others to measure, such as "test", in the form that the model reads.
+        choice (`str`):
+            Says what is forgotten, for the report.
+        callback (*optional*):
+            Told how far the run is, in the stages "original", "sensitivity", "repair" and "unlearned"; what it raises ends
+            the run. With one, losses are not printed.
 
     Returns:
         The report, also saved beside the model by the main process.

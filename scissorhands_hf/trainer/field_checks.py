@@ -6,13 +6,17 @@ from typing import Any
 
 
 def require(settings: Any, name: str, condition: bool, demand: str) -> None:
-    """Raise ValueError ``NAME=VALUE DEMAND`` unless ``condition`` holds.
+    """Raise ValueError `NAME=VALUE DEMAND` unless `condition` holds.
 
     Args:
-        settings: the object whose field it is.
-        name: of the field.
-        condition: what must hold.
-        demand: continues the sentence, as "must be > 0, as 1e-3".
+        settings (`Any`):
+            The object whose field it is.
+        name (`str`):
+            Of the field.
+        condition (`bool`):
+            What must hold.
+        demand (`str`):
+            Continues the sentence, as "must be > 0, as 1e-3".
     """
     if not condition:
         value = getattr(settings, name)
@@ -20,7 +24,7 @@ def require(settings: Any, name: str, condition: bool, demand: str) -> None:
 
 
 def require_choices(settings: Any, dataclass: type) -> None:
-    """Raise ValueError for the first field of ``dataclass`` with ``choices`` in its metadata whose value is none of them."""
+    """Raise ValueError for the first field of `dataclass` with `choices` in its metadata whose value is none of them."""
     for field in dataclasses.fields(dataclass):
         if choices := field.metadata.get("choices"):
             known = ", ".join(map(repr, choices))
@@ -28,14 +32,14 @@ def require_choices(settings: Any, dataclass: type) -> None:
 
 
 def require_count(settings: Any, *names: str) -> None:
-    """Raise ValueError for the first of the fields ``names`` that is no whole number of at least 1."""
+    """Raise ValueError for the first of the fields `names` that is no whole number of at least 1."""
     for name in names:
         value = getattr(settings, name)
         require(settings, name, math.isfinite(value) and int(value) == value >= 1, "must be a whole number >= 1")
 
 
 def require_not_negative(settings: Any, *names: str) -> None:
-    """Raise ValueError for the first of the fields ``names`` that is no finite number of at least 0."""
+    """Raise ValueError for the first of the fields `names` that is no finite number of at least 0."""
     for name in names:
         value = getattr(settings, name)
         require(settings, name, math.isfinite(value) and value >= 0, "must be a number >= 0")

@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 def initializer_of(model: nn.Module) -> Callable[[nn.Module], None]:
-    """How the modules of ``model`` get their first weights: the `_init_weights` of the nearest `PreTrainedModel` around each.
+    """How the modules of `model` get their first weights: the `_init_weights` of the nearest `PreTrainedModel` around each.
 
     Modules outside any `PreTrainedModel` are left to their own `reset_parameters`, but transformers' `Conv1D`, which has none,
     is drawn as its constructor does.

@@ -34,10 +34,14 @@ def diverged(what: str, step: int, args: ScissorhandsConfig, ceiling: float) -> 
     """The error of a run that is being ruined, with the last good checkpoint and what to lower.
 
     Args:
-        what: happened.
-        step: of the run.
-        args: of the run.
-        ceiling: of the forget loss, in effect.
+        what (`str`):
+            Happened.
+        step (`int`):
+            Of the run.
+        args (`ScissorhandsConfig`):
+            Of the run.
+        ceiling (`float`):
+            Of the forget loss, in effect.
     """
     good = last_complete_checkpoint(args.output_dir)
     where = f"The last good checkpoint is {good.name} in output_dir" if good else "No checkpoint was saved"

@@ -12,7 +12,7 @@ FORGET = "forget"
 
 
 def is_pair(inputs: Any) -> bool:
-    """Whether ``inputs`` is a paired training batch, or a half of one by its name, as opposed to a flat (evaluation) batch."""
+    """Whether `inputs` is a paired training batch, or a half of one by its name, as opposed to a flat (evaluation) batch."""
     return isinstance(inputs, dict) and bool(inputs) and inputs.keys() <= {RETAIN, FORGET}
 
 
@@ -39,7 +39,7 @@ class PairedDataset(Dataset):
 
 
 class PairedCollator:
-    """Collates the retain and the forget examples of a batch separately: ``{"retain": batch, "forget": batch}``."""
+    """Collates the retain and the forget examples of a batch separately: `{"retain": batch, "forget": batch}`."""
 
     def __init__(self, collate_retain: Callable[[list], Any], collate_forget: Callable[[list], Any]):
         self.collators = {RETAIN: collate_retain, FORGET: collate_forget}
@@ -52,25 +52,31 @@ class PairedCollator:
 
 
 class PairedBatchSampler(BatchSampler):
-    """Index batches for :class:`PairedDataset`, a function of the seed and the epoch alone, so a resumed run meets the same.
+    """Index batches for [`PairedDataset`], a function of the seed and the epoch alone, so a resumed run meets the same.
 
-    Each epoch visits every retain example once, in a new order. Forget batches come by ``schedule``:
+    Each epoch visits every retain example once, in a new order. Forget batches come by `schedule`:
 
-    - ``"cycle"``: one in every step; the forget set starts over, in a new order, when it is used up.
-    - ``"once"``: each forget example once per epoch, as in the reference. When there are fewer forget than retain batches
+    - `"cycle"`: one in every step; the forget set starts over, in a new order, when it is used up.
+    - `"once"`: each forget example once per epoch, as in the reference. When there are fewer forget than retain batches
       they are spread evenly over the epoch; when there are more, the epoch lasts until all have been seen and the retain
       set starts over.
 
-    Batches are those of one device; over ``num_processes`` devices each takes every n-th batch, and all batches of one step
+    Batches are those of one device; over `num_processes` devices each takes every n-th batch, and all batches of one step
     have, or have not, a forget part alike.
 
     Args:
-        retain_size, forget_size: examples in each set, >= 1.
-        retain_batch, forget_batch: examples per batch, >= 1.
-        schedule: ``"cycle"`` or ``"once"``.
-        seed: of the orders.
-        num_processes: devices that share the batches; the number of batches is a multiple of it.
-        drop_last: leave out a last retain batch that is not full.
+        retain_size, forget_size (`int`):
+            Examples in each set, >= 1.
+        retain_batch, forget_batch (`int`):
+            Examples per batch, >= 1.
+        schedule (`str`, *optional*, defaults to `"cycle"`):
+            `"cycle"` or `"once"`.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the orders.
+        num_processes (`int`, *optional*, defaults to `1`):
+            Devices that share the batches; the number of batches is a multiple of it.
+        drop_last (`bool`, *optional*, defaults to `False`):
+            Leave out a last retain batch that is not full.
     """
 
     def __init__(
@@ -100,13 +106,13 @@ class PairedBatchSampler(BatchSampler):
         self.epoch = epoch
 
     def _steps(self, size: int, batch: int, drop_last: bool) -> int:
-        """Steps in which all devices together go through ``size`` examples once."""
+        """Steps in which all devices together go through `size` examples once."""
         per_step = batch * self.num_processes
         return size // per_step if drop_last else -(-size // per_step)
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch, each of ``num_processes`` batches."""
+        """Steps of an epoch, each of `num_processes` batches."""
         retain_steps = self._steps(self.retain_size, self.retain_batch, self.drop_last)
         if self.schedule == "cycle":
             return retain_steps
@@ -160,14 +166,14 @@ class _Deck:
 
 
 def _split(deck: _Deck, batch: int, processes: int, left: int | None) -> list[list[int]]:
-    """One batch per process. With ``left`` given no more than that is dealt, shared as evenly as can be, none empty."""
+    """One batch per process. With `left` given no more than that is dealt, shared as evenly as can be, none empty."""
     total = batch * processes if left is None else min(left, batch * processes)
     indices = deck.deal(max(total, processes))
     return [indices[process::processes] for process in range(processes)]
 
 
 def fetch_examples(dataset: Dataset, indices: Sequence[int]) -> list[Any]:
-    """The examples at ``indices``, in one read where the dataset can."""
+    """The examples at `indices`, in one read where the dataset can."""
     if not indices:
         return []
     if hasattr(dataset, "__getitems__"):
@@ -176,6 +182,6 @@ def fetch_examples(dataset: Dataset, indices: Sequence[int]) -> list[Any]:
 
 
 def random_batches(size: int, batch: int, count: int, seed: int) -> list[list[int]]:
-    """``count`` batches of ``batch`` indices below ``size`` in a seeded random order that starts over when used up."""
+    """`count` batches of `batch` indices below `size` in a seeded random order that starts over when used up."""
     deck = _Deck(size, torch.Generator().manual_seed(seed))
     return [deck.deal(min(batch, size)) for _ in range(count)]

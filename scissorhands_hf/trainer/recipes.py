@@ -123,16 +123,18 @@ RECIPES: dict[str, dict[str, Any]] = {**_TRAINER_RECIPES, **_ERASURE_RECIPES}
 
 
 def recipes_of(door: str) -> dict[str, dict[str, Any]]:
-    """The recipes, by name, of ``"ScissorhandsTrainer"`` or of ``"erase_concept"``."""
+    """The recipes, by name, of `"ScissorhandsTrainer"` or of `"erase_concept"`."""
     return {TRAINER_DOOR: _TRAINER_RECIPES, ERASURE_DOOR: _ERASURE_RECIPES}[door]
 
 
 def get_recipe(name: str, door: str) -> dict[str, Any]:
-    """The settings of the recipe called ``name``, as a copy.
+    """The settings of the recipe called `name`, as a copy.
 
     Args:
-        name: a key of `RECIPES`.
-        door: that it is to fit.
+        name (`str`):
+            A key of `RECIPES`.
+        door (`str`):
+            That it is to fit.
 
     Raises:
         ValueError: there is no such recipe, or it is the other door's; the message lists those that fit.
@@ -150,14 +152,16 @@ def get_recipe(name: str, door: str) -> dict[str, Any]:
 
 
 def apply_recipe(config: Any, given: set[str]) -> None:
-    """Fill in the fields of ``config`` that were left open by those of its recipe, once, and note them in `applied_recipe`.
+    """Fill in the fields of `config` that were left open by those of its recipe, once, and note them in `applied_recipe`.
 
     Args:
-        config: a [`ScissorhandsConfig`], as its constructor received it.
-        given: names of the fields that have explicit values; others are open where they have their default.
+        config (`Any`):
+            A [`ScissorhandsConfig`], as its constructor received it.
+        given (`set[str]`):
+            Names of the fields that have explicit values; others are open where they have their default.
 
     Raises:
-        ValueError: see :func:`get_recipe`; or `applied_recipe` is not what a configuration noted.
+        ValueError: see [`get_recipe`]; or `applied_recipe` is not what a configuration noted.
     """
     if not isinstance(config.applied_recipe, dict | None):
         raise ValueError(f"applied_recipe={config.applied_recipe!r} is set by the configuration; leave it out")

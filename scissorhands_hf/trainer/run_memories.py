@@ -23,9 +23,12 @@ class RunMemories:
     Gradient memories of weights in training, the same on every process.
 
     Args:
-        args: the run's settings.
-        parameters: whose gradients are remembered and projected, by name.
-        accelerator: averages over processes.
+        args (`ScissorhandsConfig`):
+            The run's settings.
+        parameters (`dict[str, nn.Parameter]`):
+            Whose gradients are remembered and projected, by name.
+        accelerator (`Accelerator`):
+            Averages over processes.
     """
 
     def __init__(self, args: ScissorhandsConfig, parameters: dict[str, nn.Parameter], accelerator: Accelerator):
@@ -49,7 +52,7 @@ class RunMemories:
         return project_gradients(self._memory, self.parameters.values())
 
     def relearned(self, radius: float) -> AbstractContextManager[None]:
-        """Inside, the weights are moved by ``radius`` towards relearning."""
+        """Inside, the weights are moved by `radius` towards relearning."""
         return relearned_weights(self._memory, self.parameters.values(), radius)
 
     def save(self, folder: Path) -> None:

@@ -71,8 +71,10 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
         The settings of a recipe, with others where `overrides` says so.
 
         Args:
-            name (`str`): a key of `scissorhands_hf.RECIPES`.
-            overrides: any fields of this class, such as `output_dir`; they win over the recipe.
+            name (`str`):
+                A key of `scissorhands_hf.RECIPES`.
+            overrides (*optional*):
+                Any fields of this class, such as `output_dir`; they win over the recipe.
 
         Raises:
             ValueError: the recipe is unknown, or for the other door.

@@ -143,7 +143,7 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
 
     @property
     def trim_report(self) -> dict[str, Any] | None:
-        """Of the last `train()`; None before its trim. See :meth:`trim`."""
+        """Of the last `train()`; None before its trim. See [`trim`]."""
         return self.record.trim
 
     # ---- The model and its weights ----
@@ -205,7 +205,7 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches ``{"retain": batch, "forget": batch}``; see [`PairedBatchSampler`] for their order."""
+        """Batches `{"retain": batch, "forget": batch}`; see [`PairedBatchSampler`] for their order."""
         retain, forget = self.sets[RETAIN], self.sets[FORGET]
         self._sampler = PairedBatchSampler(
             retain_size=len(retain),
@@ -256,8 +256,8 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         """Re-initialise the weights that the forget set depends on most (paper, section 3.1). `train()` calls this once.
 
         Returns:
-            The trim report: ``threshold`` τ, ``candidates`` (weights compared), ``above_threshold`` asked for by trim_ratio,
-            ``trimmed`` in all, and ``per_module`` counts. With ``trim_ratio=0`` nothing is measured or cut.
+            The trim report: `threshold` τ, `candidates` (weights compared), `above_threshold` asked for by trim_ratio,
+            `trimmed` in all, and `per_module` counts. With `trim_ratio=0` nothing is measured or cut.
         """
         args: ScissorhandsConfig = self.args
         if args.trim_ratio == 0:

@@ -33,17 +33,17 @@ class Scopes:
         )
 
     def freeze_others(self, model: nn.Module) -> None:
-        """Leave ``requires_grad`` to the trained weights alone."""
+        """Leave `requires_grad` to the trained weights alone."""
         trained = set(self.trained)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
 
 
 def resolve_scopes(model: nn.Module, args: ScissorhandsConfig) -> Scopes:
-    """Turn the patterns of ``args`` into parameter names. Tied weights match by any of their names and are kept once.
+    """Turn the patterns of `args` into parameter names. Tied weights match by any of their names and are kept once.
 
     Raises:
-        ValueError: see :func:`match_parameters` and :func:`default_reinit_scope`.
+        ValueError: see [`match_parameters`] and [`default_reinit_scope`].
     """
     first_name = {id(parameter): name for name, parameter in model.named_parameters()}
     trainable = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
@@ -64,15 +64,18 @@ def resolve_scopes(model: nn.Module, args: ScissorhandsConfig) -> Scopes:
 
 
 def match_parameters(parameters: Mapping[str, nn.Parameter], patterns: Sequence[str], argument: str) -> dict[str, nn.Parameter]:
-    """The parameters that any of ``patterns`` names.
+    """The parameters that any of `patterns` names.
 
-    A pattern is a dotted part of a name (``"encoder.stages.3"`` names all parameters below it), a glob over the whole name
-    when it has one of ``*?[`` (``"*.attention.*"``), or a regular expression searched in the name after ``"re:"``.
+    A pattern is a dotted part of a name (`"encoder.stages.3"` names all parameters below it), a glob over the whole name
+    when it has one of `*?[` (`"*.attention.*"`), or a regular expression searched in the name after `"re:"`.
 
     Args:
-        parameters: by full name.
-        patterns: one or more.
-        argument: the configuration field the patterns came from, for the error.
+        parameters (`Mapping[str, nn.Parameter]`):
+            By full name.
+        patterns (`Sequence[str]`):
+            One or more.
+        argument (`str`):
+            The configuration field the patterns came from, for the error.
 
     Raises:
         ValueError: no patterns, one that is no valid regular expression, or one that matches nothing; the message lists near
@@ -120,7 +123,7 @@ def default_reinit_scope(model: nn.Module, parameters: Mapping[str, nn.Parameter
         A sentence for the log, and the parameters by name.
 
     Raises:
-        ValueError: the model has no repeated blocks; the message says to give ``reinit_target_modules``.
+        ValueError: the model has no repeated blocks; the message says to give `reinit_target_modules`.
     """
     blocks_path, blocks = _repeated_blocks(model)
     if blocks is None:

@@ -22,8 +22,10 @@ class TrainingSet:
     A set and what makes a batch of its examples.
 
     Args:
-        examples: map-style.
-        collate: from a list of examples to a batch.
+        examples (`Any`):
+            Map-style.
+        collate (`Callable[[list], Any]`):
+            From a list of examples to a batch.
     """
 
     examples: Any
@@ -33,12 +35,12 @@ class TrainingSet:
         return len(self.examples)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
-        """The batch of the examples at ``indices``, on the CPU."""
+        """The batch of the examples at `indices`, on the CPU."""
         return self.collate(fetch_examples(self.examples, indices))
 
 
 def model_columns(model: nn.Module, label_names: Sequence[str]) -> list[str]:
-    """Names of the columns that ``model`` takes: the arguments of its forward pass, and whatever labels are called."""
+    """Names of the columns that `model` takes: the arguments of its forward pass, and whatever labels are called."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's wrappers take anything
     return list(dict.fromkeys([*inspect.signature(inner.forward).parameters, "label", "label_ids", *label_names]))
 
@@ -51,10 +53,14 @@ def training_set(
     would be given pairs, of which it would drop the keys "retain" and "forget"; so each set is stripped by itself.
 
     Args:
-        dataset: map-style; of a `datasets.Dataset` unused columns are not read at all.
-        collate: the trainer's collator.
-        columns: to keep; None (`remove_unused_columns=False`) for all.
-        model_name, description: of the model's class and of the set, for messages.
+        dataset (`Any`):
+            Map-style; of a `datasets.Dataset` unused columns are not read at all.
+        collate (`Callable[[list], Any]`):
+            The trainer's collator.
+        columns (`Sequence[str]`, *optional*):
+            To keep; None (`remove_unused_columns=False`) for all.
+        model_name, description (`str`):
+            Of the model's class and of the set, for messages.
 
     Raises:
         ValueError: a `datasets.Dataset` has none of the columns.

@@ -25,10 +25,14 @@ def sensitivity_batches(args: ScissorhandsConfig, size: int, batch: int, seed: i
     """Indices, of all processes together, of the forget batches that the sensitivity is summed over.
 
     Args:
-        args: whose `saliency_batches` say how many.
-        size: of the forget set.
-        batch: examples in each.
-        seed: of their choice, where they are not the whole set.
+        args (`ScissorhandsConfig`):
+            Whose `saliency_batches` say how many.
+        size (`int`):
+            Of the forget set.
+        batch (`int`):
+            Examples in each.
+        seed (`int`):
+            Of their choice, where they are not the whole set.
     """
     if args.saliency_batches == -1:
         return [list(range(start, min(start + batch, size))) for start in range(0, size, batch)]
@@ -45,11 +49,16 @@ def trim_by_sensitivity(
     """Re-initialise, in place, the weights in scope that the forget set depends on most.
 
     Args:
-        model: outside DistributedDataParallel; its modes are as before afterwards.
-        scopes: of the run.
-        args: of the run, with `trim_ratio` > 0.
-        forget_losses: this process's part of the batches.
-        accelerator: sums over processes.
+        model (`nn.Module`):
+            Outside DistributedDataParallel; its modes are as before afterwards.
+        scopes (`Scopes`):
+            Of the run.
+        args (`ScissorhandsConfig`):
+            Of the run, with `trim_ratio` > 0.
+        forget_losses (`Iterable[Callable[[], Tensor]]`):
+            This process's part of the batches.
+        accelerator (`Accelerator`):
+            Sums over processes.
 
     Returns:
         The report, JSON-ready, and the seconds of "sensitivity" and "trim".

@@ -23,7 +23,8 @@ def quantisation(model: nn.Module) -> str | None:
     """What the weights are quantised by, or the first weight that is held in another way than as floats of 16 bits or more.
 
     Args:
-        model: as loaded; sharded weights look quantised here, so :func:`sharded_weight` is to be asked before.
+        model (`nn.Module`):
+            As loaded; sharded weights look quantised here, so [`sharded_weight`] is to be asked before.
     """
     method = getattr(model, "quantization_method", None)  # transformers' and diffusers' name for it
     flagged = getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None

@@ -29,7 +29,8 @@ class Family(ABC):
     A supported kind of text-to-image pipeline. Everything is computed as the stock pipeline computes it.
 
     Args:
-        pipe: the pipeline. It is read, never changed, and no weight is held but through it.
+        pipe (`Any`):
+            The pipeline. It is read, never changed, and no weight is held but through it.
 
     Raises:
         ValueError: a part of the pipeline is missing or of a kind that is not supported; the message names it.
@@ -71,10 +72,14 @@ class Family(ABC):
         The denoiser's raw output for noisy latents.
 
         Args:
-            denoiser: `pipe`'s own, a copy of it or a wrapper with the same call.
-            noisy: (n, *latent shape), floating point, on the denoiser's device.
-            timesteps: (n,) as from `noise_process().sample_timesteps`.
-            conditioning: rows of `encode_prompts`, n of them; moved to the device and dtype of `noisy` when they differ.
+            denoiser (`nn.Module`):
+                `pipe`'s own, a copy of it or a wrapper with the same call.
+            noisy (`Tensor`):
+                (n, *latent shape), floating point, on the denoiser's device.
+            timesteps (`Tensor`):
+                (n,) as from `noise_process().sample_timesteps`.
+            conditioning (`dict[str, Tensor]`):
+                Rows of `encode_prompts`, n of them; moved to the device and dtype of `noisy` when they differ.
 
         Returns:
             Same shape as `noisy`; comparable with `noise_process().target(...)`.
@@ -118,7 +123,8 @@ class Family(ABC):
         a missing negative prompt.
 
         Args:
-            prompts: n ≥ 1 texts; the end of one that is too long is cut, see `token_overflow`.
+            prompts (`list[str]`):
+                n ≥ 1 texts; the end of one that is too long is cut, see `token_overflow`.
 
         Returns:
             Tensors with n rows each, in the pipeline's dtype, on its device.
@@ -133,8 +139,10 @@ class Family(ABC):
         What the denoiser's first layers of text read of prompts: all that it is told of them goes through these layers.
 
         Args:
-            conditioning: of n prompts, from `encode_prompts`.
-            latents: (any number, *latent shape), of the size that pictures have.
+            conditioning (`dict[str, Tensor]`):
+                Of n prompts, from `encode_prompts`.
+            latents (`Tensor`):
+                (any number, *latent shape), of the size that pictures have.
         """
 
     @abstractmethod
@@ -183,9 +191,12 @@ class Family(ABC):
         Draw one picture for each prompt with the pipeline itself, and return it in the space that the denoiser works in.
 
         Args:
-            prompts: n texts.
-            seeds: one per picture, on the CPU, so a picture depends on its own seed and prompt alone.
-            sampling: further keyword arguments of the pipeline's call (num_inference_steps, guidance_scale, height, width ...).
+            prompts (`list[str]`):
+                n texts.
+            seeds (`list[int]`):
+                One per picture, on the CPU, so a picture depends on its own seed and prompt alone.
+            sampling (`dict[str, Any]`):
+                Further keyword arguments of the pipeline's call (num_inference_steps, guidance_scale, height, width ...).
 
         Returns:
             (n, *latent shape) in the pipeline's dtype, on its device.
@@ -217,7 +228,8 @@ class Family(ABC):
         Pictures to latents as `sample_latents` returns them: the mean of the autoencoder's posterior, scaled.
 
         Args:
-            images: PIL images, all of one size.
+            images (`Sequence[Any]`):
+                PIL images, all of one size.
 
         Raises:
             ValueError: sizes differ or are no multiples of `size_multiple()`.

@@ -13,18 +13,21 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 @dataclass(frozen=True)
 class NoiseProcess:
     r"""
-    The forward process of a diffusion model with $x_t = a_t x_0 + b_t \varepsilon$ and the target of its denoiser.
+    The forward process of a diffusion model with `x_t = a_t·x_0 + b_t·ε` and the target of its denoiser.
 
-    Variance-preserving processes (DDPM, arXiv:2006.11239) have $a_t = \sqrt{\bar\alpha_t}$, $b_t = \sqrt{1 - \bar\alpha_t}$ and
-    whole timesteps. Their target is the noise (`"epsilon"`), $a_t \varepsilon - b_t x_0$ (`"v_prediction"`,
+    Variance-preserving processes (DDPM, arXiv:2006.11239) have `a_t = √ᾱ_t`, `b_t = √(1 − ᾱ_t)` and
+    whole timesteps. Their target is the noise (`"epsilon"`), `a_t·ε − b_t·x_0` (`"v_prediction"`,
     arXiv:2202.00512, appendix D) or the picture (`"sample"`). A rectified flow (`"flow"`, arXiv:2209.03003; arXiv:2403.03206,
-    section 2) has $a = 1 - \sigma$, $b = \sigma$ and the target $\varepsilon - x_0$; its "timesteps" are $\sigma$ in (0, 1).
+    section 2) has `a = 1 − σ`, `b = σ` and the target `ε − x_0`; its "timesteps" are σ in (0, 1).
 
     Args:
-        prediction_type: one of `PREDICTION_TYPES`.
-        alphas_cumprod: $\bar\alpha_t$, float32 on the CPU, one per timestep; None for a flow.
-        shift: of a flow's schedule (arXiv:2403.03206, equation 23), ≥ 1 for more time at much noise: uniform $u$ becomes
-            $\sigma = s u / (1 + (s - 1) u)$, the density at which a sampler with that shift visits them.
+        prediction_type (`str`):
+            One of `PREDICTION_TYPES`.
+        alphas_cumprod (`Tensor`, *optional*):
+            `ᾱ_t`, float32 on the CPU, one per timestep; None for a flow.
+        shift (`float`, *optional*, defaults to `1.0`):
+            Of a flow's schedule (arXiv:2403.03206, equation 23), ≥ 1 for more time at much noise: uniform `u` becomes
+            `σ = s·u / (1 + (s − 1)·u)`, the density at which a sampler with that shift visits them.
     """
 
     prediction_type: str

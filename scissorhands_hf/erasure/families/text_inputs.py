@@ -12,10 +12,14 @@ class TextInputs:
     What some linear layers read of prompts, whatever the picture.
 
     Args:
-        inputs: (n, places, width); places are tokens, or a single one for a summary of the prompt.
-        layers: names of the `nn.Linear`s in the denoiser that read them.
-        read: bool (n, places), False where the denoiser does not look; None: everywhere.
-        summary: whether the one place is a summary.
+        inputs (`Tensor`):
+            (n, places, width); places are tokens, or a single one for a summary of the prompt.
+        layers (`tuple[str, ...]`):
+            Names of the `nn.Linear`s in the denoiser that read them.
+        read (`Tensor`, *optional*):
+            Bool (n, places), False where the denoiser does not look; None: everywhere.
+        summary (`bool`, *optional*, defaults to `False`):
+            Whether the one place is a summary.
     """
 
     inputs: Tensor
@@ -41,8 +45,10 @@ def matching_places(old: Sequence[int], new: Sequence[int], length: int) -> list
     where an encoder that reads from left to right has read all of it; the padding follows the end of the text.
 
     Args:
-        old, new: tokens of the two, start and end included, padding left out; at most `length`.
-        length: places of a padded prompt.
+        old, new (`Sequence[int]`):
+            Tokens of the two, start and end included, padding left out; at most `length`.
+        length (`int`):
+            Places of a padded prompt.
 
     Returns:
         Pairs of places, of the old prompt in order; places of the padding that have no counterpart are left out.
