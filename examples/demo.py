@@ -11,12 +11,10 @@ seconds, and the share of retraining time; draws them to demo.png.
 
 import argparse
 import json
-import logging
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-import datasets
 import torch
 from datasets import Dataset
 from fashion_mnist import CLASSES, load_split, predict, train_from_scratch
@@ -25,6 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer, UnlearningReport
 from scissorhands_hf.audit import unlearning_metrics
+from scissorhands_hf.cli.terminal import Terminal
 from scissorhands_hf.report.figures import METRICS
 from scissorhands_hf.report.plots import draw_metrics
 from scissorhands_hf.trainer.classification import split_forget_retain
@@ -56,7 +55,9 @@ def measure(model: PreTrainedModel, sets: dict[str, Dataset], output: Path) -> d
     return unlearning_metrics({name: predict(evaluator, dataset) for name, dataset in sets.items()})
 
 
-def unlearn(original: PreTrainedModel, sets: dict[str, Dataset], task: str, seed: int, output: Path) -> ScissorhandsTrainer:
+def unlearn(
+    original: PreTrainedModel, sets: dict[str, Dataset], task: str, seed: int, output: Path, terminal: Terminal
+) -> ScissorhandsTrainer:
     """Unlearn a copy of the original with the recipe that was tuned for this data."""
     model = type(original)(original.config)
     model.load_state_dict(original.state_dict())
@@ -67,26 +68,28 @@ def unlearn(original: PreTrainedModel, sets: dict[str, Dataset], task: str, seed
         save_strategy="no",
         remove_unused_columns=False,
         use_cpu=True,
+        disable_tqdm=terminal.quiet,
     )
     trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=sets["retain"], forget_dataset=sets["forget"])
+    terminal.follow(trainer)
     trainer.train()
     return trainer
 
 
 def run_seed(
-    seed: int, kind: str, epochs: int, examples: int, tasks: Iterable[str], output: Path
+    seed: int, kind: str, epochs: int, examples: int, tasks: Iterable[str], output: Path, terminal: Terminal
 ) -> dict[str, UnlearningReport]:
     """All models of one seed; a report for each task with the figures of the original, retrained and unlearned model."""
     train, test = load_split("train").select(range(examples)), load_split("test")
-    print(f"\n== seed {seed}: training the original on {len(train)} images", flush=True)
-    original, _ = train_from_scratch(kind, train, seed, epochs, str(output / "original"))
+    terminal.say(f"\n== seed {seed}: training the original on {len(train)} images")
+    original, _ = train_from_scratch(kind, train, seed, epochs, str(output / "original"), terminal)
     reports = {}
     for task in tasks:
         sets = select(train, test, task, seed)
-        print(f"\n== seed {seed}: {TASKS[task]}: retraining from scratch on the other {len(sets['retain'])}", flush=True)
-        retrained, seconds = train_from_scratch(kind, sets["retain"], seed, epochs, str(output / "retrained"))
-        print(f"\n== seed {seed}: {TASKS[task]}: Scissorhands", flush=True)
-        trainer = unlearn(original, sets, task, seed, output / task)
+        terminal.say(f"\n== seed {seed}: {TASKS[task]}: retraining from scratch on the other {len(sets['retain'])}")
+        retrained, seconds = train_from_scratch(kind, sets["retain"], seed, epochs, str(output / "retrained"), terminal)
+        terminal.say(f"\n== seed {seed}: {TASKS[task]}: Scissorhands")
+        trainer = unlearn(original, sets, task, seed, output / task, terminal)
         report = trainer.report()
         report.seconds["retrained"] = seconds
         for name, model in (("original", original), ("retrained", retrained), ("unlearned", trainer.model)):
@@ -161,13 +164,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of training and retraining")
     parser.add_argument("--examples", type=int, default=6000, help="training images")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' bars, losses and warnings")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("scissorhands_hf").setLevel(logging.INFO)  # what is cut, trained and projected
-    datasets.disable_progress_bars()
     args.output.mkdir(parents=True, exist_ok=True)
-    runs = [run_seed(seed, args.model, args.epochs, args.examples, args.tasks, args.output) for seed in args.seeds]
+    with Terminal(args.verbose) as terminal:
+        runs = [
+            run_seed(seed, args.model, args.epochs, args.examples, args.tasks, args.output, terminal) for seed in args.seeds
+        ]
     text = table(runs)
     seeds = ", ".join(map(str, args.seeds))
     print(f"\nForgetting, in percent (seeds {seeds}; the retrained model is the goal):\n\n{text}\n")

@@ -9,7 +9,6 @@ OUTPUT/report.png and OUTPUT/unlearning_report.json. On several devices: acceler
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from accelerate import PartialState
 from diffusers import DiffusionPipeline
 
 from scissorhands_hf import ConceptErasureReport, enable_concept_erasure
+from scissorhands_hf.cli.terminal import Terminal
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,15 +30,18 @@ SHIPPED = REPOSITORY / "spaces_demo" / "fashion_pipeline"
 
 
 def erase(
-    concepts: list[str], output: Path, model: str | None = None, judge: str | None = None, **settings
+    concepts: list[str], output: Path, terminal: Terminal, model: str | None = None, judge: str | None = None, **settings
 ) -> ConceptErasureReport:
     """Load, erase, save and draw; the first process alone writes."""
     state = PartialState()
-    pipe = DiffusionPipeline.from_pretrained(model or SHIPPED).to(state.device)
+    with terminal.stage("load"):
+        pipe = DiffusionPipeline.from_pretrained(model or SHIPPED).to(state.device)
     if model is None:
         judge = judge or FashionJudge()
         settings.setdefault("sampling", {"guidance_scale": 4.0})  # what that pipeline is made for
-    report = enable_concept_erasure(pipe).erase_concept(concepts, judge=judge, **settings)
+    report = enable_concept_erasure(pipe).erase_concept(
+        concepts, judge=judge, callback=terminal.tell, disable_tqdm=terminal.quiet, **settings
+    )
     if state.is_main_process:
         pipe.save_pretrained(output / "pipeline")
         report.save(output)
@@ -57,16 +60,17 @@ def main() -> None:
     parser.add_argument("--max_steps", type=int, help="of repair")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' bars, losses and warnings")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    logging.basicConfig(format="%(message)s")
     settings = {"anchor": args.anchor, "keep": args.keep, "seed": args.seed}
     if args.max_steps is not None:
         settings["max_steps"] = args.max_steps
-    report = erase(args.concept, args.output, args.model, args.judge, **settings)
-    if PartialState().is_main_process:
-        print(report.to_markdown())
-        print(f"{report.seconds['total']:.0f} s. Pictures: {args.output / 'report.png'}. Pipeline: {args.output / 'pipeline'}")
+    with Terminal(args.verbose, libraries=["transformers", "datasets", "diffusers"]) as terminal:
+        report = erase(args.concept, args.output, terminal, args.model, args.judge, **settings)
+        terminal.say(report.to_markdown())
+        seconds, pictures, pipeline = report.seconds["total"], args.output / "report.png", args.output / "pipeline"
+        terminal.say(f"{seconds:.0f} s. Pictures: {pictures}. Pipeline: {pipeline}")
 
 
 if __name__ == "__main__":

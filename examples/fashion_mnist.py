@@ -8,6 +8,8 @@ import torch
 from datasets import Dataset, load_dataset
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
+from scissorhands_hf.cli.terminal import Terminal
+
 
 CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DATA = Path(__file__).parent / "data"
@@ -45,13 +47,19 @@ def build_classifier(kind: str, seed: int) -> ResNetForImageClassification:
 
 
 def train_from_scratch(
-    kind: str, dataset: Dataset, seed: int, epochs: int, output_dir: str, batch_size: int = 128, learning_rate: float = 0.1
+    kind: str,
+    dataset: Dataset,
+    seed: int,
+    epochs: int,
+    output_dir: str,
+    terminal: Terminal | None = None,
+    learning_rate: float = 0.1,
 ) -> tuple[ResNetForImageClassification, float]:
-    """Train a fresh classifier with stock `Trainer`. Returns it and the seconds that took."""
+    """Train a fresh classifier with stock `Trainer`, perhaps shown by `terminal`. Returns it and the seconds that took."""
     args = TrainingArguments(
         output_dir=output_dir,
         num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=128,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
@@ -63,8 +71,11 @@ def train_from_scratch(
         remove_unused_columns=False,
         seed=seed,
         use_cpu=True,
+        disable_tqdm=terminal is not None and terminal.quiet,
     )
     trainer = Trainer(model=build_classifier(kind, seed), args=args, train_dataset=dataset)
+    if terminal is not None:
+        terminal.follow(trainer, "training")
     seconds = trainer.train().metrics["train_runtime"]
     return trainer.model, seconds
 

@@ -85,7 +85,7 @@ def draw(
     """One picture for each prompt; each has its own noise, so a picture does not depend on its neighbours' number."""
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
-    for start in tqdm(range(0, len(prompts), DRAWN_AT_ONCE), desc="drawing", leave=False, mininterval=5):
+    for start in tqdm(range(0, len(prompts), DRAWN_AT_ONCE), desc="drawing", leave=False, mininterval=5, disable=None):
         batch = prompts[start : start + DRAWN_AT_ONCE]
         noise = [torch.Generator().manual_seed(seed * 100_003 + start + row) for row in range(len(batch))]
         images += pipeline(batch, num_inference_steps=steps, guidance_scale=guidance_scale, generator=noise).images

@@ -11,22 +11,24 @@ allows. Log in first with `hf auth login`.
 import argparse
 from pathlib import Path
 
-import datasets
 import torch
 from demo import EPOCHS, FORGOTTEN_CLASS, measure, select, unlearn
 from fashion_mnist import load_split, train_from_scratch
 
 from scissorhands_hf import ScissorhandsTrainer
+from scissorhands_hf.cli.terminal import Terminal
 from scissorhands_hf.hub import write_card
 
 
-def forget_and_measure(args: argparse.Namespace) -> ScissorhandsTrainer:
+def forget_and_measure(args: argparse.Namespace, terminal: Terminal) -> ScissorhandsTrainer:
     """The trainer of the unlearned model, with all figures in the report in its output folder."""
     sets = select(load_split("train").select(range(args.examples)), load_split("test"), "class", args.seed)
     whole = load_split("train").select(range(args.examples))
-    original, _ = train_from_scratch("small", whole, args.seed, args.epochs, str(args.output / "original"))
-    retrained, seconds = train_from_scratch("small", sets["retain"], args.seed, args.epochs, str(args.output / "retrained"))
-    trainer = unlearn(original, sets, "class", args.seed, args.output / "unlearned")
+    original, _ = train_from_scratch("small", whole, args.seed, args.epochs, str(args.output / "original"), terminal)
+    retrained, seconds = train_from_scratch(
+        "small", sets["retain"], args.seed, args.epochs, str(args.output / "retrained"), terminal
+    )
+    trainer = unlearn(original, sets, "class", args.seed, args.output / "unlearned", terminal)
     report = trainer.report()
     report.seconds["retrained"] = seconds
     report.sets["eval:test"] = len(sets["test"])
@@ -36,6 +38,23 @@ def forget_and_measure(args: argparse.Namespace) -> ScissorhandsTrainer:
     trainer.save_model()
     report.save(trainer.args.output_dir)
     return trainer
+
+
+def measure_and_push(args: argparse.Namespace, terminal: Terminal) -> None:
+    trainer = forget_and_measure(args, terminal)
+    choices = {
+        "disclose": args.disclose,
+        "forgotten": f"They are those of the class {FORGOTTEN_CLASS!r}.",
+        "license": "apache-2.0",
+    }
+    card = write_card(trainer.args.output_dir, args.repo_id, **choices)
+    terminal.say(f"Card: {card}")
+    if args.repo_id is None:
+        terminal.say(f"To push it: scissorhands push {card.parent} REPO")
+        return
+    trainer.args.hub_model_id = args.repo_id
+    commit = trainer.push_to_hub(private=args.private or None, create_pr=args.create_pr, **choices)
+    terminal.say(f"Pushed: {commit.pr_url or commit.commit_url}")
 
 
 def main() -> None:
@@ -49,23 +68,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of training and retraining")
     parser.add_argument("--examples", type=int, default=6000, help="training images")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' bars, losses and warnings")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    datasets.disable_progress_bars()
-    trainer = forget_and_measure(args)
-    choices = {
-        "disclose": args.disclose,
-        "forgotten": f"They are those of the class {FORGOTTEN_CLASS!r}.",
-        "license": "apache-2.0",
-    }
-    card = write_card(trainer.args.output_dir, args.repo_id, **choices)
-    print(f"Card: {card}")
-    if args.repo_id is None:
-        print(f"To push it: scissorhands push {card.parent} REPO")
-        return
-    trainer.args.hub_model_id = args.repo_id
-    commit = trainer.push_to_hub(private=args.private or None, create_pr=args.create_pr, **choices)
-    print(f"Pushed: {commit.pr_url or commit.commit_url}")
+    with Terminal(args.verbose, libraries=["transformers", "datasets", "huggingface_hub"]) as terminal:
+        measure_and_push(args, terminal)
 
 
 if __name__ == "__main__":

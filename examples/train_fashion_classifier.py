@@ -15,7 +15,6 @@ import json
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
@@ -25,6 +24,7 @@ from fashion_mnist import CLASSES, DATA, train_from_scratch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # the script is started by its path, and the classifier's code lies beside the demo
 
+from scissorhands_hf.cli.terminal import Terminal  # noqa: E402
 from spaces_demo.classifier import (  # noqa: E402
     FIGURES_NAME,
     Images,
@@ -105,22 +105,14 @@ pullovers and coats for each other. It names one of ten garments whatever the pi
 """)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    datasets.disable_progress_bars()
+def train_and_measure(args: argparse.Namespace, terminal: Terminal) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     for split in PER_CLASS:
         take_images(split, args.output)
     train, test = load_images("train", args.output), load_images("test", args.output)
     scratch = str(REPOSITORY / "out" / "fashion_classifier")
 
-    model, seconds = train_from_scratch(KIND, to_dataset(train), args.seed, args.epochs, scratch)
+    model, seconds = train_from_scratch(KIND, to_dataset(train), args.seed, args.epochs, scratch, terminal)
     model.config.id2label = dict(enumerate(CLASSES))
     model.config.label2id = {name: label for label, name in enumerate(CLASSES)}
     model.half().save_pretrained(args.output)
@@ -141,11 +133,24 @@ def main() -> None:
     }
     for label, name in enumerate(CLASSES):
         retain = train.where(train.labels != label)
-        retrained, seconds = train_from_scratch(KIND, to_dataset(retain), args.seed, args.epochs, scratch)
+        retrained, seconds = train_from_scratch(KIND, to_dataset(retain), args.seed, args.epochs, scratch, terminal)
         figures["retrained_without"][name] = {**forgetting_metrics(retrained.eval(), train, test, label), "seconds": seconds}
-        print(name, figures["retrained_without"][name], flush=True)
+        terminal.say(f"{name} {figures['retrained_without'][name]}")
     (args.output / FIGURES_NAME).write_text(json.dumps(figures, indent=2) + "\n")
     write_card(args.output, figures)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' bars, losses and warnings")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with Terminal(args.verbose) as terminal:
+        train_and_measure(args, terminal)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
+from scissorhands_hf.cli.terminal import Terminal
+
 
 LATENT_CHANNELS = 4
 TEXT_WIDTH = 64
@@ -75,6 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--measure-only", action="store_true", help="judge and document what is in --output")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' bars and warnings")
     return parser.parse_args(arguments)
 
 
@@ -105,7 +108,7 @@ def optimise(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = warm_cosine(optimizer, steps)
     average = None
-    progress = tqdm(range(1, steps + 1), desc=label, mininterval=5)
+    progress = tqdm(range(1, steps + 1), desc=label, mininterval=5, disable=None)
     for step in progress:
         loss = next(losses)
         loss.backward()
@@ -267,7 +270,7 @@ def encode_dataset(autoencoder: AutoencoderKL, pictures: torch.Tensor, copies: i
     for row in range(copies):
         batches = zip(pictures.split(256), colours[row].split(256), strict=True)
         total = math.ceil(len(pictures) / 256)
-        for grey, colour in tqdm(batches, total=total, desc=f"latents {row + 1}/{copies}", mininterval=5):
+        for grey, colour in tqdm(batches, total=total, desc=f"latents {row + 1}/{copies}", mininterval=5, disable=None):
             latents.append(autoencoder.encode(tint(grey, colour)).latent_dist.mean.half())
     return torch.cat(latents).unflatten(0, (copies, len(pictures))), colours
 
@@ -347,6 +350,12 @@ def train_denoiser(pipeline: StableDiffusionPipeline, arguments: argparse.Namesp
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     torch.set_num_threads(options.threads)
+    with Terminal(options.verbose, libraries=["transformers", "diffusers", "datasets"]):
+        train_and_measure(options)
+
+
+def train_and_measure(options: argparse.Namespace) -> None:
+    """Train what is not there yet, then draw, judge and write the cards."""
     torch.manual_seed(options.seed)
     if not (options.judge / "config.json").exists():
         judge, training = train_judge(options)

@@ -110,6 +110,26 @@ class Terminal:
         self._bar.set_postfix(_losses(progress), refresh=False)
         self._bar.update(progress.step - self._bar.n)
 
+    def follow(self, trainer: Any, stage: str = "repair") -> None:
+        """
+        Show the stages of a trainer in the place of its dictionaries of losses.
+
+        Args:
+            trainer ([`~transformers.Trainer`]):
+                A [`ScissorhandsTrainer`], or a stock one. Make it with `disable_tqdm=terminal.quiet`.
+            stage (`str`, *optional*, defaults to `"repair"`):
+                What its training loop is called.
+        """
+        from transformers import PrinterCallback, ProgressCallback
+
+        from ..trainer.run_progress import Reporter
+        from ..trainer.stage_callback import StageCallback
+
+        trainer.add_callback(StageCallback(Reporter(self.tell).tell, stage))
+        if self.quiet:
+            trainer.remove_callback(PrinterCallback)
+            trainer.remove_callback(ProgressCallback)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A stage that cannot tell how far it is, such as loading."""

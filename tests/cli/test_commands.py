@@ -55,12 +55,18 @@ def run(*words: str, cwd: Path, code: int = 0) -> tuple[str, str]:
 @pytest.mark.parametrize("python", [COMMAND, LAUNCHED], ids=["alone", "accelerate launch"])
 def test_erase_leaves_a_stock_pipeline_and_its_report(python: list[str], tmp_path: Path):
     (tmp_path / "settings.yaml").write_text(QUICK + "trim_ratio: 0.02\nkeep: [coat, shirt]\n")
-    output, _ = run(
+    output, errors = run(
         *python, "erase", str(PIPELINE), "dress", "bag", "--output", "out", "--config", "settings.yaml",
         "--judge", str(JUDGE), "--trim_ratio", "0.05", "--seed", "5",
         cwd=tmp_path,
     )  # fmt: skip
     assert "| concept |" in output and "Saved to out" in output
+    if python == COMMAND:  # the launcher has things of its own to say
+        stages = ["load", "before", "pictures", "prompts", "targets", "sensitivity", "trim", "repair", "report"]
+        names = [line.partition(":")[0] for line in errors.splitlines()]
+        assert [name for name in names if name in stages] == stages
+        # What the user can act on is said, and nothing else.
+        assert all(name.startswith(("The denoising loss", "The kept prompt")) for name in names if name not in stages)
     report = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())
     assert report["concepts"] == ["dress", "bag"]
     assert report["settings"]["trim_ratio"] == 0.05 and report["settings"]["seed"] == 5
@@ -139,7 +145,12 @@ def test_unlearn_a_text_classifier(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--text_column", "review"]) == 2
     assert "--text_column review: the forget examples have only the columns text, label, author" in capsys.readouterr().err
-    output, _ = run(*COMMAND, *words, "--max_steps", "2", "--save_strategy", "no", cwd=tmp_path)
+    words += ["--max_steps", "2", "--save_strategy", "no"]
+    output, errors = run(*COMMAND, *words, cwd=tmp_path)
     assert "10 forget, 50 retain" in output
+    stages = ["load", "original", "sensitivity", "trim", "repair", "unlearned"]
+    assert [line.partition(":")[0] for line in errors.splitlines()] == stages and "'train_loss'" not in output
+    output, errors = run(*COMMAND, *words, "--overwrite", "--verbose", cwd=tmp_path)
+    assert "'train_loss'" in output and "Loading weights" in errors and "Scissorhands settings in effect" in errors
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 2
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("a good film")["input_ids"][0] == 2

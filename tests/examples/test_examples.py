@@ -1,7 +1,9 @@
 """The examples run as their docstrings say, on tiny real models, and leave models that stock transformers loads."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from scissorhands_hf.trainer.classification import load_examples, split_forget_r
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
 DATA = EXAMPLES / "data"
+STAGE_LINE = re.compile(r"[a-z]+: .*(\d s|weights|trim_ratio=0\)|loss [\d.e+-]+)")
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -34,6 +37,10 @@ def run(*command: str, cwd: Path) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    # The quiet terminal: stages, no bars in what is no terminal, no dictionaries, nothing of the libraries.
+    if "-m" not in command:
+        assert all(STAGE_LINE.fullmatch(line) for line in result.stderr.splitlines()), result.stderr
+    assert "'train_runtime'" not in result.stdout
     return result.stdout
 
 
@@ -130,3 +137,30 @@ def test_erase_concept_example(launcher: list[str], tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())
     assert report["concepts"] == ["dress"] and report["measure"]["judge"] == "fashion-judge"
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_push_example_without_a_repository_writes_the_card(tmp_path: Path) -> None:
+    output = run(
+        str(EXAMPLES / "push_unlearned.py"), "--output", "out", "--epochs", "1", "--examples", "400", "--threads", "1",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "Card: out/unlearned/README.md" in output and "scissorhands push out/unlearned REPO" in output
+    assert "the class 'dress'" in (tmp_path / "out" / "unlearned" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_training_of_the_spaces_classifier(tmp_path: Path) -> None:
+    output = run(str(EXAMPLES / "train_fashion_classifier.py"), "--output", "classifier", "--epochs", "1", cwd=tmp_path)
+    assert output.count("'UA'") == 10
+    figures = json.loads((tmp_path / "classifier" / "figures.json").read_text())
+    assert len(figures["retrained_without"]) == 10 and figures["training_images"] == 3000
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "classifier").config.id2label[3] == "dress"
+
+
+def test_every_example_shows_its_command_first() -> None:
+    scripts = [path for path in sorted(EXAMPLES.glob("*.py")) if "__main__" in path.read_text()]
+    assert len(scripts) >= 7
+    for path in scripts:
+        documentation = ast.get_docstring(ast.parse(path.read_text()))
+        assert f"    python examples/{path.name} " in documentation, path.name
