@@ -9,13 +9,15 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: help setup demo space test test-fast test-browser browser bench docs lint format clean
 
 help:
-	@echo "make demo       make a small classifier forget, and erase a concept from a pipeline (about 6 minutes)"
+	@echo "make setup      install everything into .venv, as the other targets do when they need it"
+	@echo "make demo       make a small classifier forget, and erase a concept from a pipeline (about 6 minutes); with VERBOSE=--verbose also losses and warnings"
 	@echo "make space      the pages of the Hugging Face Space on http://127.0.0.1:7860, without network"
-	@echo "make test       lint and the whole test suite"
+	@echo "make test       lint, the documentation and the whole test suite"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make test-browser  press the Space's buttons in a headless Chromium; screenshots in out/screenshots"
 	@echo "make docs       the documentation, in out/docs/index.html"
 	@echo "make bench      what each stage costs in time and memory"
+	@echo "make lint       what the linter and the formatter object to"
 	@echo "make format     format and fix the code"
 	@echo "make clean      remove .venv and out/"
 
@@ -29,8 +31,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python examples/demo.py --output out/demo
-	$(BIN)/python examples/erase_concept.py --concept dress --output out/demo/erased
+	$(BIN)/python examples/demo.py --output out/demo $(VERBOSE)
+	$(BIN)/python examples/erase_concept.py --concept dress --output out/demo/erased $(VERBOSE)
 
 space: $(READY)
 	HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python spaces_demo/app.py

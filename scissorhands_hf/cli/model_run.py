@@ -116,6 +116,7 @@ def model_run(args: argparse.Namespace, required: Sequence[str] = (), libraries:
 
     Raises:
         UsageError: an option is missing, or the folder cannot take the result.
+        ValueError: the card cannot take what it is told.
     """
     given = given_options(args)
     for name in (*required, "output"):
@@ -123,6 +124,8 @@ def model_run(args: argparse.Namespace, required: Sequence[str] = (), libraries:
             raise UsageError(f"--{name} is missing; give it on the command line or in the --config file")
     output = given.pop("output")
     check_output(output, given.pop("overwrite", False))
+    card = take(given, field_names(CardOptions))
+    CardOptions(**card)  # refuses now what the card could not take in the end
     terminal = Terminal(
         verbose=getattr(args, "verbose", False),
         bars=not given.get("disable_tqdm", False),
@@ -131,7 +134,7 @@ def model_run(args: argparse.Namespace, required: Sequence[str] = (), libraries:
     if terminal.quiet:
         given["disable_tqdm"] = True
     with terminal:
-        yield ModelRun(given, take(given, field_names(CardOptions)), output, terminal)
+        yield ModelRun(given, card, output, terminal)
 
 
 def check_output(folder: str, overwrite: bool) -> None:

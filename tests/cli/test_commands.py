@@ -57,7 +57,7 @@ def test_erase_leaves_a_stock_pipeline_and_its_report(python: list[str], tmp_pat
     (tmp_path / "settings.yaml").write_text(QUICK + "trim_ratio: 0.02\nkeep: [coat, shirt]\n")
     output, errors = run(
         *python, "erase", str(PIPELINE), "dress", "bag", "--output", "out", "--config", "settings.yaml",
-        "--judge", str(JUDGE), "--trim_ratio", "0.05", "--seed", "5",
+        "--judge", str(JUDGE), "--trim_ratio", "0.05", "--seed", "5", "--disclose", "summary", "--license", "mit",
         cwd=tmp_path,
     )  # fmt: skip
     assert "| concept |" in output and "Saved to out" in output
@@ -72,6 +72,8 @@ def test_erase_leaves_a_stock_pipeline_and_its_report(python: list[str], tmp_pat
     assert report["settings"]["trim_ratio"] == 0.05 and report["settings"]["seed"] == 5
     assert report["settings"]["learning_rate"] == 1e-3 and report["measure"]["num_inference_steps"] == 3
     assert {score["label"] for score in report["prompts"]} >= {"dress", "bag", "coat", "shirt"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: mit" in card and "dress" not in card
     with Image.open(tmp_path / "out" / "report.png") as picture:
         assert picture.width > 300
 

@@ -174,6 +174,12 @@ def test_errors_become_one_line_and_a_code(error, code, message, monkeypatch, ca
             assert got == code and "Traceback" in errors
 
 
+@pytest.mark.parametrize("command", [["erase", "nowhere/at-all", "dress"], ["unlearn", "nowhere/at-all", "--dataset", "data"]])
+def test_what_the_card_is_told_is_checked_before_anything_is_loaded(command: list[str], tmp_path, capsys):
+    code, errors = run_main(capsys, *command, "--output", str(tmp_path / "out"), "--license", "No Such!")
+    assert code == 2 and "license='No Such!' is not a licence identifier" in errors
+
+
 def test_a_commands_own_code_is_passed_on(monkeypatch):
     monkeypatch.setattr(unlearn, "run", lambda args: 3)
     assert main.main(["unlearn", "model"]) == 3
