@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, is_compiled_module
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
@@ -97,6 +97,16 @@ def check_model(model: nn.Module) -> None:
         raise ValueError(
             "the model is a PEFT model with a frozen base: what it must forget lies in weights that would not change, and an "
             "adapter can be switched off. Merge it first (model = model.merge_and_unload()) and unlearn the merged model."
+        )
+    if adapters(model) is not None:
+        raise ValueError(
+            "the model is a PEFT model with a trainable base, whose checkpoints hold the adapter alone: what was changed in "
+            "the base would be lost. Merge it first (model = model.merge_and_unload()) and unlearn the merged model."
+        )
+    if is_compiled_module(model):
+        raise ValueError(
+            "the model is compiled, and its checkpoints would have names that from_pretrained does not know. Give the model "
+            "as it was before (model._orig_mod) and set torch_compile=True."
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("no weight of the model requires gradients; call model.requires_grad_(True) on what may change")

@@ -103,6 +103,18 @@ def test_peft_model_with_a_frozen_base(config) -> None:
     refused(ValueError, "PEFT model with a frozen base.*merge_and_unload", config, model=adapted)
 
 
+def test_peft_model_with_a_trainable_base_whose_checkpoints_would_lack_it(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "query"], r=2)).requires_grad_(True)
+    refused(ValueError, "checkpoints hold the adapter alone.*merge_and_unload", config, model=adapted)
+
+
+def test_compiled_model_whose_checkpoints_could_not_be_loaded(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    compiled = torch.compile(model, backend="eager")
+    refused(ValueError, r"is compiled.*model\._orig_mod.*torch_compile=True", config, model=compiled)
+
+
 def test_merged_peft_model_is_welcome(config) -> None:
     model, retain, forget = retain_and_forget(tiny_models.tiny_vit)
     merged = get_peft_model(model, LoraConfig(target_modules=["q_proj", "query"], r=2)).merge_and_unload()
