@@ -33,3 +33,13 @@ def retain_and_forget(
     """A tiny model with its retain and forget set."""
     model, batch = build()
     return model, examples(batch, retain, seed=1), examples(batch, forget, seed=2)
+
+
+def padded_text(count: int, seed: int, lengths: tuple[int, ...] = (2, 12, 3, 9, 5, 2, 7, 11), width: int = 12) -> Dataset:
+    """Texts of very uneven numbers of labels; the rest of each is padding, labelled -100."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, VOCABULARY, (count, width), generator=generator)
+    labels = tokens.clone()
+    for row in range(count):
+        labels[row, lengths[row % len(lengths)] :] = -100
+    return Dataset.from_dict({"input_ids": tokens.tolist(), "labels": labels.tolist()}).with_format("torch")

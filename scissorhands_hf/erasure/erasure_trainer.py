@@ -83,13 +83,19 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
     def _predict(self, model: nn.Module, batch: dict[str, Tensor], rows: Tensor) -> Tensor:
         return self.family.predict(model, batch["noisy"], batch["timesteps"], self.table[rows])
 
-    def compute_batch_loss(self, model: nn.Module, batch: dict[str, Tensor], return_outputs: bool = False) -> Any:
+    def compute_batch_loss(
+        self,
+        model: nn.Module,
+        batch: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,  # pictures have no labels to count
+    ) -> Any:
         """Mean squared error to the batch's `target` (retain) in the model's prediction type."""
         prediction = self._predict(model, batch, batch["prompt"])
         loss = mean_squared_error(prediction, batch["target"])
         return (loss, {"prediction": prediction}) if return_outputs else loss
 
-    def compute_forget_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def compute_forget_loss(self, model: nn.Module, batch: dict[str, Tensor], num_items_in_batch: int | None = None) -> Tensor:
         """The same on forget examples; with a live teacher, to the anchor's prediction by the model as it stands."""
         if self.args.forget_objective == "redirect" and self.args.redirect_teacher == "live" and torch.is_grad_enabled():
             with torch.no_grad():

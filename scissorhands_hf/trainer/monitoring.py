@@ -13,21 +13,24 @@ class UnlearningDivergedError(RuntimeError):
 
 
 class RunningMeans:
-    """Means of named scalars since the object was made. Values stay on their device until they are asked for."""
+    """Weighted means of named scalars since the object was made. Values stay on their device until they are asked for."""
 
     def __init__(self):
         self._values: dict[str, list[Tensor]] = {}
 
-    def add(self, name: str, value: Tensor | float) -> None:
-        self._values.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float32).detach())
+    def add(self, name: str, value: Tensor | float, weight: float = 1.0) -> None:
+        """`weight`: of the value beside others of its name, >= 0; with 0 the value must be finite all the same."""
+        value = torch.as_tensor(value, dtype=torch.float32).detach()
+        self._values.setdefault(name, []).append(torch.stack([value * weight, torch.full_like(value, weight)]))
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Over all processes; each must have added the same names."""
+        """Over all processes; each must have added the same names. Left out is what weighs nothing."""
         own = {
-            name: torch.stack([value.to(accelerator.device) for value in values]).mean()
+            name: torch.stack([value.to(accelerator.device) for value in values]).sum(0)
             for name, values in self._values.items()
         }
-        return {name: accelerator.reduce(value, reduction="mean").item() for name, value in own.items()}
+        sums = {name: accelerator.reduce(value, reduction="sum").tolist() for name, value in own.items()}
+        return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
 
 
 def diverged(what: str, step: int, args: ScissorhandsConfig, ceiling: float) -> UnlearningDivergedError:

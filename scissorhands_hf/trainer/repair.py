@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.modes import evaluation_mode, unrecorded_batch_norm
 from ..core.sensitivity import is_finite
+from .batch_losses import BatchLossMixin
 from .monitoring import RunningMeans, UnlearningDivergedError, diverged
 from .paired_batches import FORGET, RETAIN, PairedBatchSampler, is_pair, random_batches
 from .run_callbacks import UnlearningRecord
@@ -19,7 +20,7 @@ from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes
 
 
-class RepairMixin:
+class RepairMixin(BatchLossMixin):
     """
     Repair by projected gradients; to be named before Trainer: `class MyTrainer(RepairMixin, Trainer)`. Beside what a
     [`~transformers.Trainer`] has, it needs what is declared here.
@@ -34,26 +35,22 @@ class RepairMixin:
     data_seed: int
     forget_batch_size: int
     """Per device, as the run has it."""
-    forget_losses: Callable[[list[list[int]]], Iterator[Callable[[], Tensor]]]
-    """For each batch of forget indices a callable that computes its loss."""
+    forget_losses: Callable[..., Iterator[Callable[[], Tensor]]]
+    """For each batch of forget indices a callable that computes its loss; `shared`: each is a process's part of one batch."""
 
     def _init_repair(self) -> None:
         """Before `Trainer.__init__`, and again at the start of each run."""
         self._sampler: PairedBatchSampler | None = None
         self._memories: RunMemories | None = None
         self._checkpoint: Path | None = None
-        self._step_forget_losses: list[Tensor] = []
+        self._step_window = RunningMeans()
         self._log_window, self._epoch_window = RunningMeans(), RunningMeans()
 
     # ---- The losses: what a kind of model replaces ----
 
-    def compute_batch_loss(self, model: nn.Module, batch: dict[str, Any], return_outputs: bool = False) -> Any:
-        """L of a flat batch, as Trainer computes it (`compute_loss_func`, label smoothing); with outputs if asked."""
-        return super().compute_loss(model, batch, return_outputs)
-
-    def compute_forget_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """What repair measures on a forget batch: L(D_f)."""
-        return self.compute_batch_loss(model, batch)
+    def compute_forget_loss(self, model: nn.Module, batch: dict[str, Any], num_items_in_batch: int | None = None) -> Tensor:
+        """What repair measures on a forget batch: L(D_f), a mean; `num_items_in_batch` as in :meth:`compute_batch_loss`."""
+        return self.compute_batch_loss(model, batch, num_items_in_batch=num_items_in_batch)
 
     def forget_term(self, forget_loss: Tensor) -> Tensor:
         """What repair adds to L(D_r): −λ·min(L(D_f), ceiling)."""
@@ -70,29 +67,38 @@ class RepairMixin:
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: dict[str, float] | Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """L(D_r) − λ·min(L(D_f), ceiling) of a paired batch, or one of the two of a half; the plain loss of a flat (evaluation)
-        batch."""
+        """L(D_r) − λ·min(L(D_f), ceiling) of a paired batch, or one of the two of a half, each weighed by its share in the
+        step; the plain loss of a flat (evaluation) batch.
+
+        Args:
+            num_items_in_batch: of a pair, what the parts of the whole step weigh, see :meth:`get_batch_samples`; default: the
+                pair is the step. Of a flat batch, Trainer's.
+        """
         if not is_pair(inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        totals = num_items_in_batch or {part: float(self.batch_weight(half)) for part, half in inputs.items()}
         loss, outputs = torch.zeros((), device=self.args.device), {}
         if RETAIN in inputs:
-            loss, outputs = self.compute_batch_loss(model, inputs[RETAIN], return_outputs=True)
-            self._log_window.add(RETAIN, loss)
-            self._epoch_window.add(RETAIN, loss)
+            share, items = self.batch_share(inputs[RETAIN], totals[RETAIN]), int(totals[RETAIN])
+            retain_loss, outputs = self.compute_batch_loss(model, inputs[RETAIN], True, items)
+            loss = share * retain_loss
+            self._log_window.add(RETAIN, retain_loss, share)
+            self._epoch_window.add(RETAIN, retain_loss, share)
         if FORGET in inputs:
             # With λ = 0 the forget loss is still measured, but nothing is kept for a backward pass.
             ungraded = contextlib.nullcontext() if self.args.forget_weight else torch.no_grad()
             with ungraded, unrecorded_batch_norm(self.model):
-                forget_loss = self.compute_forget_loss(model, inputs[FORGET])
-            self._log_window.add(FORGET, forget_loss)
-            self._step_forget_losses.append(forget_loss.detach())
+                forget_loss = self.compute_forget_loss(model, inputs[FORGET], int(totals[FORGET]))
+            share = self.batch_share(inputs[FORGET], totals[FORGET])
+            self._log_window.add(FORGET, forget_loss, share)
+            self._step_window.add(FORGET, forget_loss, share)
             if self.args.forget_weight:
-                loss = loss + self.forget_term(forget_loss)
+                loss = loss + share * self.forget_term(forget_loss)
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; at the last of a step the gathered gradient is projected, before Trainer clips it."""
         if self.args.sharpness_radius and FORGET in inputs and self.args.forget_weight:
             with self._memories.relearned(self.args.sharpness_radius):
@@ -104,14 +110,14 @@ class RepairMixin:
             raise self._diverged(f"the loss is {loss.item()}")
         if self.accelerator.sync_gradients:
             self._project()
-            self._step_forget_losses = []
+            self._step_window = RunningMeans()
         return loss
 
     # ---- In the course of a run ----
 
     def begin_epoch(self) -> None:
         """Fix the epoch's order and renew the gradient memories (design, step 4)."""
-        self._step_forget_losses = []
+        self._step_window = RunningMeans()
         self._epoch_window = RunningMeans()
         epoch = self.state.global_step // self._steps_per_epoch()
         # Accelerate and Trainer lose a batch sampler's set_epoch when a resumed multi-process run skips batches.
@@ -141,7 +147,7 @@ class RepairMixin:
         batches = random_batches(len(self.forget_dataset), size * world, self.args.memory_batches, seed)
         mine = [batch[self.accelerator.process_index :: world] for batch in batches]
         with evaluation_mode(self.model, batch_statistics=True):
-            finite = self._memories.renew(self.forget_losses(mine))
+            finite = self._memories.renew(self.forget_losses(mine, shared=True))
         if not finite:
             raise self._diverged("the forget loss is not finite")
         self.record.add_seconds("memory", time.perf_counter() - started)
@@ -149,9 +155,7 @@ class RepairMixin:
     def _project(self) -> None:
         """Project the gathered gradient off the memories, unless it is not the step's turn or the ceiling is reached."""
         record = self.record
-        if self._step_forget_losses:
-            mean = torch.stack(self._step_forget_losses).mean()
-            record.last_forget_loss = self.accelerator.reduce(mean, reduction="mean").item()
+        record.last_forget_loss = self._step_window.means(self.accelerator).get(FORGET, record.last_forget_loss)
         above = record.last_forget_loss is not None and record.last_forget_loss > self.forget_loss_ceiling
         self._log_window.add("above_ceiling_share", above)
         if not self.args.projection or self.state.global_step % self.args.projection_every:

@@ -76,8 +76,6 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
     ```
     """
 
-    # Each of our losses is a mean over its own batch, so Trainer must divide by the accumulation steps.
-    loss_is_scaled_for_ga = False
     # What `forget_objective` may be; the diffusion door knows more.
     supported_objectives = ("ascent",)
 
@@ -161,8 +159,10 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         """Run one small batch of each set without gradients: is there a finite loss? Returns the ceiling of ascent."""
         with evaluation_mode(self.model), torch.no_grad():
             for part, argument in ((RETAIN, "train_dataset"), (FORGET, "forget_dataset")):
-                loss, outputs = self.compute_batch_loss(self.model, self.probe_batch(part), return_outputs=True)
+                batch = self._labelled_batch(part, argument)
+                loss, outputs = self.compute_batch_loss(self.model, batch, return_outputs=True)
                 checks.check_loss(argument, loss)
+                self.find_use_of_items(batch)
         if self.args.forget_loss_ceiling is not None:
             return self.args.forget_loss_ceiling
         if self.args.forget_weight == 0 and not self.args.projection:
@@ -191,6 +191,22 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         """The first `size` examples of the "retain" or "forget" set, on the model's device."""
         examples = self.sets[part]
         return send_to_device(examples.batch(range(min(size, len(examples)))), self.args.device)
+
+    def _labelled_batch(self, part: str, argument: str) -> dict[str, Tensor]:
+        """The first small batch of a set in which something is labelled.
+
+        Raises:
+            ValueError: there is none.
+        """
+        examples, size = self.sets[part], 2
+        for start in range(0, len(examples), size):
+            batch = examples.batch(range(start, min(start + size, len(examples))))
+            if self.batch_weight(batch):
+                return send_to_device(batch, self.args.device)
+        raise ValueError(
+            f"{argument}: every label of its {len(examples):,} examples is -100, which counts for nothing, so there is no loss "
+            "to compute. Look at how its labels are made: is the answer cut off by the maximal length, or all of it masked?"
+        )
 
     @property
     def forget_batch_size(self) -> int:
@@ -230,14 +246,20 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
             )
         )
 
-    def forget_losses(self, batches: list[list[int]]) -> Iterator[Callable[[], Tensor]]:
-        """For each batch of forget indices a callable that computes its loss on the model outside DDP."""
+    def forget_losses(self, batches: list[list[int]], shared: bool = False) -> Iterator[Callable[[], Tensor]]:
+        """For each batch of forget indices a callable that computes its loss on the model outside DDP.
+
+        Args:
+            batches: of this process.
+            shared: each is this process's part of a batch of all; its loss is weighed so that their mean is that batch's.
+        """
         for indices in batches:
             batch = send_to_device(self.sets[FORGET].batch(indices), self.args.device)
+            share = self.batch_share(batch, self.total_weights([self.batch_weight(batch)])[0]) if shared else 1.0
 
-            def compute(batch: dict[str, Any] = batch) -> Tensor:
+            def compute(batch: dict[str, Any] = batch, share: float = share) -> Tensor:
                 with self.compute_loss_context_manager():
-                    return self.compute_sensitivity_loss(self.model, batch)
+                    return share * self.compute_sensitivity_loss(self.model, batch)
 
             yield compute
 

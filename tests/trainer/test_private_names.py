@@ -18,6 +18,7 @@ def test_of_transformers(config) -> None:
     args = config(per_device_train_batch_size=4)
     trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=retain, forget_dataset=forget)
     assert trainer._train_batch_size == 4  # trainer/scissorhands_trainer.py
+    assert trainer._loss_shifts_labels is False  # trainer/batch_losses.py
     assert list(inspect.signature(Trainer.save_model).parameters) == ["self", "output_dir", "_internal_call"]  # the same
     assert list(inspect.signature(Trainer._load_best_model).parameters) == ["self"]  # the same
     assert list(inspect.signature(Trainer._load_from_checkpoint).parameters) == ["self", "resume_from_checkpoint", "model"]
