@@ -1,4 +1,4 @@
-"""Examples whose labels are all -100 count for nothing: not in a step, the sensitivity, the memories, the logs, nor the probe."""
+"""Examples whose labels are all -100 count for nothing: in a step, the sensitivity, the memories, the logs and the probe."""
 
 import copy
 
