@@ -105,8 +105,7 @@ def save_run(
     if not reports:
         return None
     info = pipeline_info(stock.__name__)
-    # What `from_pretrained` notes in the configuration; there is no public name for it (diffusers 0.42).
-    source = getattr(pipe, "name_or_path", None) or dict(pipe.config).get("_name_or_path")
+    source = pipe.name_or_path
     info.base_model = hub_id_of(source)
     for name, value in local_card_values(source).items():
         setattr(info, name, value)

@@ -1,6 +1,7 @@
 """Pushes a saved run: builds the one folder that may be seen, checks it, and commits it in one piece."""
 
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -288,9 +289,8 @@ def _inherit(info: CardInfo, token: str | None) -> None:
 def _paths(live: Any) -> list[str]:
     """Local folders that a live model or pipeline was loaded from."""
     parts = [live, *getattr(live, "components", {}).values()] if live is not None else []
-    names = []
-    for part in parts:
-        config = getattr(part, "config", None)
-        # diffusers 0.42 has no public name for what `from_pretrained` notes in the configuration.
-        names.append(config.get("_name_or_path") if isinstance(config, Mapping) else getattr(part, "name_or_path", None))
-    return [name for name in names if isinstance(name, str) and Path(name).is_absolute()]
+    names = [getattr(part, "name_or_path", None) for part in parts]
+    # Models of diffusers 0.42 have no public name for what `from_pretrained` notes in their configuration.
+    configs = [getattr(part, "config", None) for part in parts]
+    names += [config.get("_name_or_path") for config in configs if isinstance(config, Mapping)]
+    return [os.fspath(name) for name in names if isinstance(name, (str, os.PathLike)) and Path(name).is_absolute()]

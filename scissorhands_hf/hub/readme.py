@@ -1,6 +1,7 @@
 """The README of a run: our part, made by :mod:`.card`, stands between two marker lines; the rest is the user's and stays."""
 
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def newest(local: str | None, remote: str | None) -> str | None:
     )
 
 
-def local_card_values(name_or_path: str | None) -> dict[str, Any]:
+def local_card_values(name_or_path: str | os.PathLike | None) -> dict[str, Any]:
     """Licence and language from the README of a local base model, as far as it gives them."""
     path = Path(name_or_path) / "README.md" if name_or_path else None
     if path is None or not path.is_file():

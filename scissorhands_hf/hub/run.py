@@ -135,11 +135,12 @@ class CardInfo(CardOptions):
             raise UploadRefusedError(f"{INFO_NAME} is damaged ({error}); delete it and save the model again") from error
 
 
-def hub_id_of(name_or_path: str | None) -> str | None:
+def hub_id_of(name_or_path: str | os.PathLike | None) -> str | None:
     """The Hub id that a model was loaded by, None for a local folder. The Hub's own cache knows where its folders come from."""
     if not name_or_path:
         return None
-    snapshot = _SNAPSHOT.search(str(name_or_path))
+    name_or_path = os.fspath(name_or_path)
+    snapshot = _SNAPSHOT.search(name_or_path)
     if snapshot:
         return f"{snapshot.group(1)}/{snapshot.group(2)}"
     if os.path.isabs(name_or_path) or name_or_path.startswith((".", "~")) or os.path.exists(name_or_path):

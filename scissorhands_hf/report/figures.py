@@ -191,7 +191,7 @@ def show(name: str, value: float | None) -> Safe:
 
 
 def names_of(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The figures of some model: the known ones in their own order where all are known, else as they were measured."""
+    """The figures that some model has, in the order in which they were measured."""
     return list(dict.fromkeys(name for figures in metrics.values() for name in figures))
 
 

@@ -253,6 +253,7 @@ def test_escaped_text_reads_as_it_was_written() -> None:
 def test_names_and_places() -> None:
     assert hub_id_of("/data/models/bert") is None and hub_id_of("./bert") is None and hub_id_of(None) is None
     assert hub_id_of("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+    assert hub_id_of(Path("bert")) == "bert" and hub_id_of(Path("nowhere/at/all")) is None
     cache = "/somewhere/hub/models--google--vit.base/snapshots/0123abcd"
     assert hub_id_of(cache) == "google/vit.base"
     validate_repo_id(hub_id_of(cache))
