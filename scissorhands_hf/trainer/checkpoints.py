@@ -3,8 +3,9 @@
 import importlib.metadata
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -58,6 +59,36 @@ def checkpoint_to_resume(choice: str | os.PathLike | bool, output_dir: str | os.
             "trainer.train()"
         )
     return folder
+
+
+def check_state_files(folder: Path, process: int, processes: int) -> None:
+    """Refuse a checkpoint without what Trainer would go on without, in other weights than those of the whole run.
+
+    Args:
+        folder: the checkpoint.
+        process, processes: this one, and how many there are.
+
+    Raises:
+        ValueError: naming the files that it lacks.
+    """
+    random_state = "rng_state.pth" if processes == 1 else f"rng_state_{process}.pth"
+    missing = [name for name in ("optimizer.pt", "scheduler.pt", random_state) if not (folder / name).is_file()]
+    if missing == [random_state]:
+        raise ValueError(
+            f"resume_from_checkpoint={str(folder)!r} lacks {random_state}: it was written by another number of processes than "
+            f"the {processes} of this run, which would see other batches. Start as many as then."
+        )
+    if missing:
+        raise ValueError(
+            f"resume_from_checkpoint={str(folder)!r} lacks {', '.join(missing)}, as checkpoints do that were saved with "
+            "save_only_model=True: the run would go on from another state than it stopped in. Resume from a whole checkpoint, or "
+            "start anew with save_only_model=False and trainer.train()."
+        )
+
+
+def changed_settings(kept: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that are others than in the checkpoint, by name: its value and the new one."""
+    return {name: (kept[name], value) for name, value in now.items() if name in kept and kept[name] != value}
 
 
 def load_record(folder: Path, record: UnlearningRecord) -> None:

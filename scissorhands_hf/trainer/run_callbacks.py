@@ -17,6 +17,8 @@ class UnlearningRecord(TrainerCallback, ExportableState):
 
     Attributes:
         trim: the trim report; None before the trim.
+        settings: of the method, by which the run was last going on.
+        notes: sentences on settings that were changed when the run was resumed.
         seconds: by stage.
         first_epoch_retain_loss: its mean, to tell a run that is being ruined.
         last_forget_loss: of the last step with a forget batch, over all processes.
@@ -28,6 +30,8 @@ class UnlearningRecord(TrainerCallback, ExportableState):
     def clear(self) -> None:
         """Forget the last run."""
         self.trim: dict[str, Any] | None = None
+        self.settings: dict[str, Any] = {}
+        self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
         self.first_epoch_retain_loss: float | None = None
         self.last_forget_loss: float | None = None

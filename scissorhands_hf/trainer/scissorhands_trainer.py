@@ -20,7 +20,14 @@ from transformers.trainer_utils import TrainOutput
 from ..core.modes import evaluation_mode
 from ..report.unlearning_report import UnlearningReport
 from . import checks
-from .checkpoints import checkpoint_to_resume, is_checkpoint, library_versions, load_record
+from .checkpoints import (
+    changed_settings,
+    check_state_files,
+    checkpoint_to_resume,
+    is_checkpoint,
+    library_versions,
+    load_record,
+)
 from .paired_batches import FORGET, RETAIN, PairedBatchSampler, PairedCollator, PairedDataset
 from .publishing import PublishingMixin
 from .repair import RepairMixin
@@ -30,7 +37,7 @@ from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes, resolve_scopes
 from .stage_callback import StageCallback
 from .training_sets import TrainingSet, model_columns, training_set
-from .trimming import NOTHING_TRIMMED, sensitivity_batches, trim_by_sensitivity
+from .trimming import NOTHING_TRIMMED, TRIM_SETTINGS, sensitivity_batches, trim_by_sensitivity
 
 
 logger = logging.getLogger(__name__)
@@ -300,13 +307,35 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
     def begin_repair(self) -> None:
         """At the start of Trainer's loop: trim, unless a checkpoint is resumed that was, or the loop is started again with the
         trimmed model by `auto_find_batch_size`."""
+        settings = self.args.method_settings()
         if self.trim_report is not None:
+            self._note_changed_settings(settings)
             return
+        self.record.settings = settings
         self.record.trim = cut = self.trim()
         for callback in self._stage_callbacks():
             callback.on_trim(cut)
         if cut["threshold"] is not None:
             self.log({"trim_threshold": cut["threshold"], "trimmed_weights": cut["trimmed"]})
+
+    def _note_changed_settings(self, settings: dict[str, Any]) -> None:
+        """Of a resumed run: what was cut stays as it is, the rest goes on by the new settings, and the report says both."""
+        record = self.record
+        changed = changed_settings(record.settings, settings)
+        done = {name: values for name, values in changed.items() if name in TRIM_SETTINGS}
+        for name, (kept, asked) in done.items():
+            logger.warning(
+                "%s=%r has no effect: the resumed run was trimmed with %s=%r, which the report says.", name, asked, name, kept
+            )
+        later = {name: values for name, values in changed.items() if name not in TRIM_SETTINGS}
+        if later:
+            steps = f"up to step {self.state.global_step}"
+            record.notes += [f"{name} was {kept!r} {steps} and {now!r} after it." for name, (kept, now) in later.items()]
+            logger.warning(
+                "The run is resumed by other settings than it began with, so it ends in other weights than a whole one: %s.",
+                ", ".join(f"{name} {kept!r} -> {now!r}" for name, (kept, now) in later.items()),
+            )
+        record.settings = settings | {name: kept for name, (kept, _) in done.items()}
 
     # ---- Trainer's public hooks ----
 
@@ -323,6 +352,7 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         if resume_from_checkpoint:
             self._checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
             load_record(self._checkpoint, self.record)
+            check_state_files(self._checkpoint, self.args.process_index, self.args.world_size)
         checkpoint = str(self._checkpoint) if self._checkpoint else None
         started = time.perf_counter()
         output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
@@ -348,7 +378,12 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         """What is known of the last `train()`: effective settings, what was trimmed, loss curves, seconds, and the
         figures of `evaluate()` before and after. Others that you measure go into its `metrics`."""
         return UnlearningReport(
-            settings={**self.args.method_settings(), "forget_loss_ceiling": self.forget_loss_ceiling},
+            settings={
+                **self.args.method_settings(),
+                **{name: value for name, value in self.record.settings.items() if name in TRIM_SETTINGS},
+                "forget_loss_ceiling": self.forget_loss_ceiling,
+            },
+            notes=list(self.record.notes),
             trim=self.trim_report or {},
             history=[
                 {key: row[key] for key in _HISTORY if key in row} for row in self.state.log_history if "retain_loss" in row

@@ -18,6 +18,8 @@ from .scopes import Scopes
 
 logger = logging.getLogger(__name__)
 
+# What matters before the first step alone.
+TRIM_SETTINGS = ("trim_ratio", "saliency_batches", "threshold_scope", "reinit_target_modules")
 NOTHING_TRIMMED = {"threshold": None, "candidates": 0, "above_threshold": 0, "trimmed": 0, "per_module": {}}
 
 
