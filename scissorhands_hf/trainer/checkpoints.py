@@ -81,8 +81,8 @@ def check_state_files(folder: Path, process: int, processes: int) -> None:
     if missing:
         raise ValueError(
             f"resume_from_checkpoint={str(folder)!r} lacks {', '.join(missing)}, as checkpoints do that were saved with "
-            "save_only_model=True: the run would go on from another state than it stopped in. Resume from a whole checkpoint, or "
-            "start anew with save_only_model=False and trainer.train()."
+            "save_only_model=True: the run would go on from another state than it stopped in. Resume from a whole checkpoint, "
+            "or start anew with save_only_model=False and trainer.train()."
         )
 
 

@@ -28,6 +28,7 @@ from .checkpoints import (
     library_versions,
     load_record,
 )
+from .evaluation_checks import check_best_metric, check_early_stopping
 from .paired_batches import FORGET, RETAIN, PairedBatchSampler, PairedCollator, PairedDataset
 from .publishing import PublishingMixin
 from .repair import RepairMixin
@@ -131,6 +132,7 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         checks.check_distributed(self.accelerator)
         checks.check_labels("train_dataset", train_dataset, self.model)
         checks.check_labels("forget_dataset", forget_dataset, self.model)
+        self._check_evaluations()
         self.scopes = resolve_scopes(self.model, args)
         self.scopes.freeze_others(self.model)
         logger.info(self.scopes.describe(self.model))
@@ -151,6 +153,12 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
     def trim_report(self) -> dict[str, Any] | None:
         """Of the last `train()`; None before its trim. See [`trim`]."""
         return self.record.trim
+
+    def _check_evaluations(self) -> None:
+        """At construction, and again before each run: callbacks and sets may be given in between."""
+        if type(self).evaluate is ScissorhandsTrainer.evaluate:  # one of another class may have figures of its own
+            check_best_metric(self.args, self.eval_dataset, self.compute_metrics)
+        check_early_stopping(self.args, self.callback_handler.callbacks)
 
     # ---- The model and its weights ----
 
@@ -346,6 +354,7 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         Raises:
             ValueError: no complete checkpoint to resume from, or one that ScissorhandsTrainer did not write.
         """
+        self._check_evaluations()
         self._forget_figures()
         self.record.clear()
         self._init_repair()
