@@ -4,13 +4,19 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from transformers import TrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from ..report.card_options import CardOptions
 from .field_checks import require, require_count
 from .recipes import TRAINER_DOOR, TRAINING_FIELDS, apply_recipe
 from .unlearning_settings import UnlearningSettings
+
+
+# What Seq2SeqTrainer alone understands.
+_GENERATING = {item.name for item in dataclasses.fields(Seq2SeqTrainingArguments)} - {
+    item.name for item in dataclasses.fields(TrainingArguments)
+}
 
 
 @dataclass
@@ -34,6 +40,7 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
             Set by the configuration: the name of the recipe that was applied, as `"recipe"`, and the fields that it filled in.
 
     Raises:
+        TypeError: `predict_with_generate` or another field of `Seq2SeqTrainingArguments` alone.
         ValueError: an unknown recipe or choice, or a value outside its range; raised at construction.
 
     Example:
@@ -57,6 +64,14 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
     )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        generating = sorted(_GENERATING & kwargs.keys())
+        if generating:
+            raise TypeError(
+                f"{', '.join(generating)}: evaluations do not generate text, as Seq2SeqTrainer's do. compute_metrics is given "
+                "the logits (or what preprocess_logits_for_metrics makes of them); to measure generated text, call "
+                "trainer.model.generate after train(), and put the figures into the metrics of report = trainer.report(), which "
+                "report.save(output_dir) keeps."
+            )
         # Notes which arguments are given, before their defaults hide it: explicit arguments win over the recipe.
         config = super().__new__(cls)
         names = [item.name for item in dataclasses.fields(cls) if item.init]

@@ -159,6 +159,11 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         if type(self).evaluate is ScissorhandsTrainer.evaluate:  # one of another class may have figures of its own
             check_best_metric(self.args, self.eval_dataset, self.compute_metrics)
         check_early_stopping(self.args, self.callback_handler.callbacks)
+        if self.args.remove_unused_columns:
+            columns, name = model_columns(self.model, self.label_names), type(self.model).__name__
+            for dataset in self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]:
+                if isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom" and len(dataset):
+                    training_set(dataset, self.data_collator, columns, name, "evaluation").batch([0])
 
     # ---- The model and its weights ----
 

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,17 +26,44 @@ class TrainingSet:
             Map-style.
         collate (`Callable[[list], Any]`):
             From a list of examples to a batch.
+        columns (`Sequence[str]`, *optional*):
+            What is left of an example; None for all of it.
+        dropped (`Sequence[str]`, *optional*, defaults to `()`):
+            Columns that are not there any more.
     """
 
     examples: Any
     collate: Callable[[list], Any]
+    columns: Sequence[str] | None = None
+    dropped: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
-        """The batch of the examples at `indices`, on the CPU."""
-        return self.collate(fetch_examples(self.examples, indices))
+        """
+        The batch of the examples at `indices`, on the CPU.
+
+        Raises:
+            ValueError: a transform or a collator asks for a column that was left out as unused.
+        """
+        try:
+            return self.collate(fetch_examples(self.examples, indices))
+        except KeyError as error:
+            name = error.args[0] if error.args else None
+            if name in self.unused():
+                raise ValueError(
+                    f"the column {name!r} is asked for by the set's transform or by the data_collator, and was left out "
+                    "because the model's forward pass does not take it. Set remove_unused_columns=False."
+                ) from error
+            raise
+
+    def unused(self) -> set[str]:
+        """Names of the columns that are left out."""
+        if self.columns is None or isinstance(self.examples, datasets.Dataset):
+            return set(self.dropped)
+        first = self.examples[0]
+        return set(first) - set(self.columns) if isinstance(first, Mapping) else set()
 
 
 def model_columns(model: nn.Module, label_names: Sequence[str]) -> list[str]:
@@ -68,7 +95,7 @@ def training_set(
     if columns is None:
         return TrainingSet(dataset, collate)
     if not isinstance(dataset, datasets.Dataset):
-        return TrainingSet(dataset, RemoveColumnsCollator(collate, columns, logger, model_name, description))
+        return TrainingSet(dataset, RemoveColumnsCollator(collate, columns, logger, model_name, description), columns)
     unused = [name for name in dataset.column_names if name not in columns]
     if len(unused) == len(dataset.column_names):
         raise ValueError(
@@ -77,4 +104,4 @@ def training_set(
         )
     if unused:
         logger.info("Columns of the %s set that %s.forward does not take are left out: %s", description, model_name, unused)
-    return TrainingSet(dataset.remove_columns(unused), collate)
+    return TrainingSet(dataset.remove_columns(unused), collate, columns, unused)
