@@ -18,9 +18,12 @@ def warn_moved(old: str, new: str, stacklevel: int = 2) -> None:
     Warn that something has a new name.
 
     Args:
-        old (`str`): the name that was used.
-        new (`str`): the one to use instead.
-        stacklevel (`int`, defaults to 2): of the caller to be blamed, as in `warnings.warn` called from where this is called.
+        old (`str`):
+            The name that was used.
+        new (`str`):
+            The one to use instead.
+        stacklevel (`int`, defaults to 2):
+            Of the caller to be blamed, as in `warnings.warn` called from where this is called.
     """
     # FutureWarning: Python shows it to everyone, a DeprecationWarning only to those who look for it.
     warnings.warn(f"{old} will be gone in scissorhands_hf {REMOVED_IN}: use {new}", FutureWarning, stacklevel=stacklevel + 1)
@@ -41,10 +44,14 @@ def with_moved_names(package: str, names: Sequence[str], place: str, otherwise: 
     A package's `__getattr__` that also finds names which moved elsewhere.
 
     Args:
-        package (`str`): its `__name__`.
-        names (`Sequence[str]`): what moved.
-        place (`str`): the module where it is now.
-        otherwise (`Callable`): the `__getattr__` for all other names.
+        package (`str`):
+            Its `__name__`.
+        names (`Sequence[str]`):
+            What moved.
+        place (`str`):
+            The module where it is now.
+        otherwise (`Callable`):
+            The `__getattr__` for all other names.
     """
 
     def __getattr__(name: str) -> Any:
@@ -73,7 +80,8 @@ def register_moved_modules(moved: Mapping[str, Sequence[str]]) -> None:
     Let modules that moved be imported by their old names, without a file for each.
 
     Args:
-        moved (`Mapping[str, Sequence[str]]`): by old name the modules that hold what was in it.
+        moved (`Mapping[str, Sequence[str]]`):
+            By old name the modules that hold what was in it.
     """
     for old, places in moved.items():
         module = sys.modules[old] = MovedModule(old, places)

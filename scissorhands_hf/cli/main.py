@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run the command line.
 
     Args:
-        arguments: default: those of the process.
+        arguments (`Sequence[str]`, *optional*):
+            Default: those of the process.
 
     Returns:
         0; 2 for what the user can mend (a wrong argument, a missing file or model, an unsupported pipeline); 1 for other

@@ -47,16 +47,26 @@ def add_command(
     A sub-command's parser; all of its options may stand in a YAML file after `--config`.
 
     Args:
-        subparsers: of the main parser.
-        name: of the command.
-        usage: what follows the name on the command line.
-        help: one line.
-        examples: shown at the end of the help.
-        output: what is written to `--output`.
-        add_own: adds the options of this command alone.
-        settings: plain dataclasses of the method's settings.
-        recipe: in words, which settings are taken when none are given.
-        configuration: imports the class that the settings, and everything else that is given, are for.
+        subparsers (`Any`):
+            Of the main parser.
+        name (`str`):
+            Of the command.
+        usage (`str`):
+            What follows the name on the command line.
+        help (`str`):
+            One line.
+        examples (`str`):
+            Shown at the end of the help.
+        output (`str`):
+            What is written to `--output`.
+        add_own (`Callable[[argparse.ArgumentParser], None]`):
+            Adds the options of this command alone.
+        settings (`Sequence[type]`):
+            Plain dataclasses of the method's settings.
+        recipe (`str`):
+            In words, which settings are taken when none are given.
+        configuration (`Callable[[], type]`):
+            Imports the class that the settings, and everything else that is given, are for.
 
     Returns:
         The parser, for the positional arguments.
@@ -87,10 +97,14 @@ class ModelRun:
     A command that runs.
 
     Args:
-        given: options by name, as far as they are for the configuration.
-        card: options for the card.
-        output: an empty folder, or one that may be overwritten.
-        terminal: shows the work.
+        given (`dict[str, Any]`):
+            Options by name, as far as they are for the configuration.
+        card (`dict[str, Any]`):
+            Options for the card.
+        output (`str`):
+            An empty folder, or one that may be overwritten.
+        terminal (`Terminal`):
+            Shows the work.
     """
 
     given: dict[str, Any]
@@ -110,9 +124,12 @@ def model_run(args: argparse.Namespace, required: Sequence[str] = (), libraries:
     The parsed options, checked as far as that goes before anything is loaded, and a terminal for the work.
 
     Args:
-        args: of the command.
-        required: names of options that must be given, beside `output`.
-        libraries: to be made quiet beside transformers, datasets and the Hub's client.
+        args (`argparse.Namespace`):
+            Of the command.
+        required (`Sequence[str]`, *optional*, defaults to `()`):
+            Names of options that must be given, beside `output`.
+        libraries (`Sequence[str]`, *optional*, defaults to `()`):
+            To be made quiet beside transformers, datasets and the Hub's client.
 
     Raises:
         UsageError: an option is missing, or the folder cannot take the result.

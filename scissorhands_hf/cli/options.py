@@ -33,7 +33,7 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         further (`Callable[[Collection[str]], argparse.ArgumentParser]`, *optional*):
             Makes a parser of the further flags, without those that have one of the names given.
-        kwargs:
+        kwargs (*optional*):
             As for `argparse.ArgumentParser`.
     """
 
@@ -81,10 +81,14 @@ def add_fields(
     A flag for each field of plain dataclasses; a field that another one has, too, is listed once.
 
     Args:
-        parser: to add to.
-        plain: dataclasses; their fields have `help`, and perhaps `choices`, as metadata.
-        title, description: of the group that they are listed in; without a title they stand among the parser's own.
-        defaults: whether the help says what an option is when it is left out.
+        parser (`argparse.ArgumentParser`):
+            To add to.
+        plain (*optional*):
+            Dataclasses; their fields have `help`, and perhaps `choices`, as metadata.
+        title, description (`str`, *optional*):
+            Of the group that they are listed in; without a title they stand among the parser's own.
+        defaults (`bool`, *optional*, defaults to `True`):
+            Whether the help says what an option is when it is left out.
     """
     group = parser if title is None else parser.add_argument_group(title, description)
     known = {action.dest for action in parser._actions}
@@ -101,11 +105,16 @@ def add_option(group: Any, name: str, hint: Any, help: str, **settings: Any) -> 
     An option that is absent unless it was given, spelt with underscores or hyphens.
 
     Args:
-        group: a parser, or a group of one.
-        name: of the option; the last part of it stands for its value.
-        hint: `str`, `int`, `float`, `bool` or a list of them, perhaps `| None`.
-        help: in words.
-        settings: further ones of `add_argument`.
+        group (`Any`):
+            A parser, or a group of one.
+        name (`str`):
+            Of the option; the last part of it stands for its value.
+        hint (`Any`):
+            `str`, `int`, `float`, `bool` or a list of them, perhaps `| None`.
+        help (`str`):
+            In words.
+        settings (*optional*):
+            Further ones of `add_argument`.
     """
     kind = _kind(hint)
     values = {"type": kind, "metavar": name.rpartition("_")[2].upper()}
@@ -145,8 +154,10 @@ def flags_of(load: Callable[[], type], without: Collection[str]) -> argparse.Arg
     A parser of a flag for each field of a configuration of transformers.
 
     Args:
-        load: imports the class.
-        without: names of fields that get no flag.
+        load (`Callable[[], type]`):
+            Imports the class.
+        without (`Collection[str]`):
+            Names of fields that get no flag.
     """
     from transformers import HfArgumentParser
 
