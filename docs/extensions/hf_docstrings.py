@@ -5,6 +5,7 @@ Sections and types are read by sphinx.ext.napoleon afterwards.
 """
 
 import ast
+import importlib
 import inspect
 import re
 import sys
@@ -17,10 +18,7 @@ from sphinx.application import Sphinx
 
 FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 MARKS = re.compile(
-    r"""(?P<literal>``.+?``|:[\w:]+:`[^`]+`|`[^`<]+\s<[^`>]+>`_+)"""  # reStructuredText already
-    r"""|\[`(?P<link>[^`\]]+)`\](?!\()|\[(?P<text>[^\]\n]+)\]\((?P<address>https?://[^)\s]+)\)|`(?P<code>[^`]+)`"""
-    r"""|(?P<bar>\|)""",
-    re.VERBOSE,
+    r"\[`(?P<link>[^`\]]+)`\](?!\()|\[(?P<text>[^\]\n]+)\]\((?P<address>https?://[^)\s]+)\)|`(?P<code>[^`]+)`|(?P<bar>\|)"
 )
 OWN = "scissorhands_hf"
 PACKAGE = Path(__file__).parents[2] / OWN
@@ -52,9 +50,6 @@ def translate(lines: list[str]) -> list[str]:
 
 
 def _mark(found: re.Match) -> str:
-    if found["literal"]:
-        # Formulas stay text: what would draw them comes from another machine.
-        return re.sub(r"(?s)^:math:`(.*)`$", r"``\1``", found["literal"])
     if found["link"]:
         target = found["link"]
         name = target.lstrip("~")
@@ -62,6 +57,8 @@ def _mark(found: re.Match) -> str:
         shown = name.rsplit(".", 1)[-1] if target.startswith("~") else name
         if "." in name and library != OWN and library[0].islower():
             return f"``{shown}``"  # of another library: there is no network to find its address
+        if "." not in name and name in names_of(PACKAGE) and name not in public_names():
+            return f"``{shown}``"  # one without an entry of its own, such as another method of the class
         return f":py:obj:`{shown} <{name if library == OWN else '.' + name}>`"
     if found["text"]:
         return f"`{found['text']} <{found['address']}>`__"
@@ -87,6 +84,13 @@ def names_of(package: Path) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
             names |= {name for item in targets if (name := getattr(item, "name", getattr(item, "id", None)))}
     return names
+
+
+@cache
+def public_names() -> frozenset[str]:
+    """What the rooms of the package show, and so these pages."""
+    rooms = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
+    return frozenset(name for room in rooms for name in getattr(importlib.import_module(f"{OWN}.{room}"), "__all__", ()))
 
 
 def resolve_undocumented(app: Sphinx, env: Any, node: Any, shown: Any) -> Any:

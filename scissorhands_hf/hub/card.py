@@ -32,13 +32,17 @@ def _template() -> jinja2.Template:
 
 
 def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = None, plot: bool = False) -> ModelCard:
-    """The card of one run, our part alone; see :func:`.readme.merge` for the user's.
+    """The card of one run, our part alone; see [`readme.merge`] for the user's.
 
     Args:
-        info: names and choices.
-        report: the whole report as a dictionary; what may be shown of it is chosen here by ``info.disclose``.
-        repo_id: of the repository that the card is for, for the snippet; None for a folder.
-        plot: whether ``unlearning.png`` lies beside the card.
+        info (`CardInfo`):
+            Names and choices.
+        report (`dict[str, Any]`):
+            The whole report as a dictionary; what may be shown of it is chosen here by `info.disclose`.
+        repo_id (`str`, *optional*):
+            Of the repository that the card is for, for the snippet; None for a folder.
+        plot (`bool`, *optional*, defaults to `False`):
+            Whether `unlearning.png` lies beside the card.
     """
     public = redact(report, info.disclose)
     repo_id = repo_id or info.repo_id
@@ -70,8 +74,8 @@ def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = Non
 
 
 def shown_pictures(info: CardInfo) -> list[dict[str, Safe]]:
-    """Before/after pictures that may be shown: with ``disclose="full"`` only, for their prompts name the concept, and of these
-    what ``pictures`` allows."""
+    """Before/after pictures that may be shown: with `disclose="full"` only, for their prompts name the concept, and of these
+    what `pictures` allows."""
     if info.disclose != "full" or info.pictures == "none":
         return []
     return [
@@ -82,7 +86,7 @@ def shown_pictures(info: CardInfo) -> list[dict[str, Safe]]:
 
 
 def may_show_kept(group: str) -> bool:
-    """Whether pictures of a group of prompts are among those of ``pictures="kept"``: the ones that should not have changed."""
+    """Whether pictures of a group of prompts are among those of `pictures="kept"`: the ones that should not have changed."""
     return group in prompt_groups() and prompt_groups()[group].direction == "stay"
 
 
@@ -270,7 +274,7 @@ def _snippet(info: CardInfo, repo_id: str | None) -> Safe:
 
 
 def limits(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
-    """Sentences for the card. ``public`` is the redacted report."""
+    """Sentences for the card. `public` is the redacted report."""
     metrics = public.get("metrics", {})
     figures = {name for values in metrics.values() for name in values}
     lines = [
@@ -319,7 +323,7 @@ def set_size(name: str, report: dict[str, Any]) -> int | None:
 
 
 def eval_results(info: CardInfo, report: dict[str, Any]) -> list[EvalResult]:
-    """A result for every figure that was measured of the unlearned model; ``report`` is the redacted one."""
+    """A result for every figure that was measured of the unlearned model; `report` is the redacted one."""
     results = []
     for name, value in report.get("metrics", {}).get("unlearned", {}).items():
         figure, dataset = FIGURES.get(name), set_of(name, report)

@@ -42,11 +42,16 @@ class HubPushError(RuntimeError):
     """A push failed; the result is complete on disk.
 
     Args:
-        kind: "token", "read-only", "missing", "taken", "offline", "conflict", "rejected" or "server".
-        reason: what happened and what to do about it, in one or two sentences.
-        directory: the folder with the complete result, if there is one.
-        repo_id: where it was to go.
-        options: of `scissorhands push` that the push was made with.
+        kind (`str`):
+            "token", "read-only", "missing", "taken", "offline", "conflict", "rejected" or "server".
+        reason (`str`):
+            What happened and what to do about it, in one or two sentences.
+        directory (`Path`, *optional*):
+            The folder with the complete result, if there is one.
+        repo_id (`str`, *optional*):
+            Where it was to go.
+        options (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Of `scissorhands push` that the push was made with.
     """
 
     def __init__(
@@ -76,10 +81,14 @@ class Connection:
     """A Hub, a token and the name of the folder and repository for error messages.
 
     Args:
-        token: an access token; None for the one that `hf auth login` stored or HF_TOKEN holds.
-        directory: the complete local result, named in errors.
-        repo_id: where it is to go, named in errors.
-        options: of the command that would push it later.
+        token (`str`, *optional*):
+            An access token; None for the one that `hf auth login` stored or HF_TOKEN holds.
+        directory (`Path`, *optional*):
+            The complete local result, named in errors.
+        repo_id (`str`, *optional*):
+            Where it is to go, named in errors.
+        options (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Of the command that would push it later.
     """
 
     def __init__(
@@ -204,7 +213,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def hub_cause(error: Exception) -> Exception | None:
-    """The error of the Hub or the line behind ``error``, None if it is not one of those."""
+    """The error of the Hub or the line behind `error`, None if it is not one of those."""
     for link in _chain(error):
         # The client wraps what happens in a transfer in a RuntimeError; Xet fails with the built-in ConnectionError.
         if isinstance(link, HfHubHTTPError):

@@ -51,7 +51,7 @@ def component_folders(directory: Path, library: str) -> dict[str, Path]:
     """Where configurations and weights lie: the folder itself for a model, one folder for each component of a pipeline.
 
     Raises:
-        UploadRefusedError: no model or pipeline was saved in ``directory``.
+        UploadRefusedError: no model or pipeline was saved in `directory`.
     """
     index = directory / ("model_index.json" if library == "diffusers" else "config.json")
     if not index.is_file():
@@ -87,7 +87,7 @@ def uploadable_files(directory: Path, info: CardInfo) -> list[str]:
 
 
 def stage(directory: Path, target: Path, info: CardInfo, public_report: dict[str, Any] | None) -> list[str]:
-    """Fill the empty folder ``target`` with what may be uploaded, without the card. Returns the relative paths.
+    """Fill the empty folder `target` with what may be uploaded, without the card. Returns the relative paths.
 
     Weights are hard links where the file system has them, so that staging costs no space.
     """
@@ -191,7 +191,7 @@ def weights_digest(folder: Path, variant: str | None = None) -> str:
 
 
 def write_fp16_copies(folder: Path) -> bool:
-    """Beside the weights of ``folder``, write half-precision ones as `variant="fp16"` reads them. False if it has no weights.
+    """Beside the weights of `folder`, write half-precision ones as `variant="fp16"` reads them. False if it has no weights.
 
     One file is in memory at a time. Stock `save_pretrained(variant=...)` writes a model in the type that it has, so it would
     need a second model, or this one rounded for good.

@@ -49,7 +49,7 @@ def save_pipeline(pipe: Any, directory: str | Path, **options: Any) -> Path:
             Name of the variant to save as, as in stock diffusers; `"fp16"` only for weights that are float16.
         safe_serialization (`bool`, *optional*, defaults to `True`):
             Only `True`; pickled weights are not written.
-        options:
+        options (*optional*):
             Fields of [`~scissorhands_hf.report.CardOptions`]; `disclose` is `"full"` unless it is given, and the base model
             what the pipeline was loaded by. Any others are arguments of the stock `save_pretrained`.
 
@@ -79,7 +79,7 @@ def save_run(
     safe_serialization: bool = True,
     **options: Any,
 ) -> SavedRun | None:
-    """As :func:`save_pipeline`, but for the card; None for a pipeline from which nothing was erased."""
+    """As [`save_pipeline`], but for the card; None for a pipeline from which nothing was erased."""
     given = {name: options.pop(name) for name in CardOptions().card_options() if name in options}
     card = CardOptions(**given)
     if not safe_serialization:
@@ -140,16 +140,22 @@ def push_pipeline(
     local_dir: str | Path | None = None,
     **save_options: Any,
 ) -> CommitInfo:
-    """Save a pipeline as :func:`save_pipeline` does and push it as :func:`.push.push_folder` does.
+    """Save a pipeline as [`save_pipeline`] does and push it as [`push.push_folder`] does.
 
     Args:
-        pipe: a pipeline from which something was erased.
-        repo_id, revision, private, create_pr, commit_message, exist_ok: see :class:`.push.Destination`.
-        token: access token; None for the stored one.
-        check: "full" reloads the pipeline from the folder and compares weights and latents with the live one (which needs
+        pipe (`Any`):
+            A pipeline from which something was erased.
+        repo_id, revision, private, create_pr, commit_message, exist_ok (`str`):
+            See [`push.Destination`].
+        token (`str`, *optional*):
+            Access token; None for the stored one.
+        check (`str`, *optional*, defaults to `"full"`):
+            "full" reloads the pipeline from the folder and compares weights and latents with the live one (which needs
             memory for two); "weights" leaves the latents out.
-        local_dir: folder to save to and keep. By default a temporary one, which is kept if the push fails.
-        save_options: of :func:`save_pipeline`.
+        local_dir (`str` or `Path`, *optional*):
+            Folder to save to and keep. By default a temporary one, which is kept if the push fails.
+        save_options (*optional*):
+            Of [`save_pipeline`].
 
     Returns:
         The commit; `pr_url` is that of the pull request.

@@ -30,12 +30,18 @@ class Destination:
     """Where a push goes.
 
     Args:
-        repo_id: "owner/name", or "name" in the token's own namespace.
-        revision: branch, created if need be; None for the default one.
-        private: True to create it private and to refuse a public one; None for the account's default.
-        create_pr: open a pull request instead of changing the branch; the repository must exist.
-        commit_message: first line of the commit.
-        exist_ok: False to refuse a repository that exists.
+        repo_id (`str`):
+            "owner/name", or "name" in the token's own namespace.
+        revision (`str`, *optional*):
+            Branch, created if need be; None for the default one.
+        private (`bool`, *optional*):
+            True to create it private and to refuse a public one; None for the account's default.
+        create_pr (`bool`, *optional*, defaults to `False`):
+            Open a pull request instead of changing the branch; the repository must exist.
+        commit_message (`str`, *optional*, defaults to `"Upload unlearned model"`):
+            First line of the commit.
+        exist_ok (`bool`, *optional*, defaults to `True`):
+            False to refuse a repository that exists.
 
     Raises:
         ValueError: a pull request against a branch, which the Hub cannot open.
@@ -74,7 +80,7 @@ def push_folder(
     check: str = "full",
     **options: Any,
 ) -> CommitInfo:
-    """Push what a trainer or pipeline saved in ``directory``.
+    """Push what a trainer or pipeline saved in `directory`.
 
     Only files of an allow-list go up, in one commit: configurations, tokenizers, safetensors weights, the card, and the part
     of the report that `disclose` allows. Before anything is sent, the folder is reloaded with the stock library, its weights
@@ -82,11 +88,16 @@ def push_folder(
     Other weights in the repository, such as those from before, are deleted in the same commit; its history keeps them.
 
     Args:
-        directory: output_dir of a trainer, or the folder of a pipeline's `save_pretrained`.
-        repo_id, revision, private, create_pr, commit_message, exist_ok: see :class:`Destination`.
-        token: access token; None for the stored one.
-        check: "full" or "weights", see :mod:`.verify`. No live model is at hand here, so both only reload.
-        options: fields of :class:`CardOptions` to change, see :func:`.readme.write_card`.
+        directory (`str` or `Path`):
+            output_dir of a trainer, or the folder of a pipeline's `save_pretrained`.
+        repo_id, revision, private, create_pr, commit_message, exist_ok (`str`):
+            See [`Destination`].
+        token (`str`, *optional*):
+            Access token; None for the stored one.
+        check (`str`, *optional*, defaults to `"full"`):
+            "full" or "weights", see `verify`. No live model is at hand here, so both only reload.
+        options (*optional*):
+            Fields of [`CardOptions`] to change, see [`readme.write_card`].
 
     Returns:
         The commit; `pr_url` is that of the pull request.
@@ -110,7 +121,7 @@ def push_run(
     probe: Any = None,
     **options: Any,
 ) -> CommitInfo:
-    """As :func:`push_folder`, compared with the ``live`` model or pipeline where there is one."""
+    """As [`push_folder`], compared with the `live` model or pipeline where there is one."""
     check_choice(check)
     run.info.update(**options)
     with staged(run, check=check, live=live, probe=probe, token=token) as (folder, names):
@@ -149,7 +160,7 @@ def upload(run: SavedRun, folder: Path, names: list[str], destination: Destinati
     """Create or reuse the repository and commit the staged folder with the card merged into the one that is there.
 
     Raises:
-        HubPushError: see :func:`push_folder`.
+        HubPushError: see [`push_folder`].
     """
     hub = Connection(token, run.directory, destination.repo_id, destination.options())
     local_card, repo_id = read_readme(run.directory), None
@@ -192,7 +203,7 @@ def open_repository(hub: Connection, destination: Destination) -> str:
     """Check the token, create or find the repository and the branch. Returns the full id.
 
     Raises:
-        HubPushError: see :func:`push_folder`.
+        HubPushError: see [`push_folder`].
     """
     who = hub.who()
     repo_id = destination.repo_id if "/" in destination.repo_id else f"{who['name']}/{destination.repo_id}"

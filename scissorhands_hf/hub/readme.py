@@ -1,4 +1,4 @@
-"""The README of a run: our part, made by :mod:`.card`, stands between two marker lines; the rest is the user's and stays."""
+"""The README of a run: our part, made by `card`, stands between two marker lines; the rest is the user's and stays."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ def write_card(directory: str | Path, repo_id: str | None = None, accept_weights
             Hub id for the snippet.
         accept_weights (`bool`, *optional*, defaults to `False`):
             The weights were replaced on purpose since the report was written.
-        options:
+        options (*optional*):
             Fields of [`~scissorhands_hf.report.CardOptions`] to change and keep.
 
     Returns:
@@ -58,7 +58,7 @@ def write_card(directory: str | Path, repo_id: str | None = None, accept_weights
 
 
 def write_readme(run: SavedRun, plot: bool) -> Path:
-    """Make a run's card and merge it into the README in its folder; ``plot``: whether `unlearning.png` lies there."""
+    """Make a run's card and merge it into the README in its folder; `plot`: whether `unlearning.png` lies there."""
     return save_readme(run, build_card(run.info, run.report, plot=plot), read_readme(run.directory))
 
 
@@ -79,7 +79,7 @@ def read_readme(directory: Path) -> str | None:
 
 def draw_plot(run: SavedRun) -> bool:
     """Draw what the disclosure allows to `unlearning.png`; a pipeline's own picture, which shows prompts, only stays with
-    ``disclose="full"``. False, and no picture, without matplotlib or anything to draw."""
+    `disclose="full"`. False, and no picture, without matplotlib or anything to draw."""
     path = run.directory / PLOT_NAME
     own = run.directory / ERASURE_PLOT
     if is_concept_report(run.report) and (run.info.disclose, run.info.pictures) == ("full", "all") and own.is_file():
@@ -121,14 +121,17 @@ def user_text(text: str) -> tuple[str, str]:
 
 
 def merge(new: ModelCard, existing: str | None, explicit: frozenset[str] = frozenset()) -> str:
-    """The new card with what users wrote into ``existing``: text outside the markers, metadata of their own, more tags.
+    """The new card with what users wrote into `existing`: text outside the markers, metadata of their own, more tags.
 
     Figures in the metadata (model-index) of a card that is not ours are dropped: they were measured on other weights.
 
     Args:
-        new: a fresh card whose body is our part alone.
-        existing: text of the README to update.
-        explicit: metadata keys that the user set in this run; they win over what is there.
+        new (`ModelCard`):
+            A fresh card whose body is our part alone.
+        existing (`str`, *optional*):
+            Text of the README to update.
+        explicit (`frozenset[str]`, *optional*, defaults to `frozenset()`):
+            Metadata keys that the user set in this run; they win over what is there.
     """
     before, after = user_text(existing) if existing else ("", "")
     metadata = new.data.to_dict()

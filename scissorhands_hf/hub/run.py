@@ -117,7 +117,7 @@ class CardInfo(CardOptions):
 
     @classmethod
     def load(cls, directory: Path) -> "CardInfo | None":
-        """What :meth:`save` wrote, None if there is none.
+        """What [`save`] wrote, None if there is none.
 
         Raises:
             UploadRefusedError: the file is damaged.

@@ -51,8 +51,8 @@ def check_choice(check: str) -> None:
 def check_loads(
     folder: Path, info: CardInfo, live: Any = None, check: str = "full", probe: Mapping[str, Any] | None = None
 ) -> None:
-    """Load ``folder`` with the stock library and compare it with the ``live`` model or pipeline, if there is one; see
-    :func:`check_transformers` and :func:`check_diffusers`.
+    """Load `folder` with the stock library and compare it with the `live` model or pipeline, if there is one; see
+    [`check_transformers`] and [`check_diffusers`].
 
     Raises:
         UploadRefusedError: naming what differs.
@@ -68,15 +68,19 @@ def check_loads(
 def check_transformers(
     folder: Path, model: nn.Module | None, check: str = "full", probe: Mapping[str, Any] | None = None
 ) -> None:
-    """Load ``folder`` with stock transformers and compare it with the live model.
+    """Load `folder` with stock transformers and compare it with the live model.
 
-    Needs the memory of a second model on the CPU, and with ``check="full"`` on the model's device.
+    Needs the memory of a second model on the CPU, and with `check="full"` on the model's device.
 
     Args:
-        folder: holds config.json and safetensors.
-        model: the live model; None to check only that the folder loads, complete and finite.
-        check: "full" compares weights and outputs, "weights" the weights.
-        probe: a batch to compare outputs on; by default one is made for pictures and text.
+        folder (`Path`):
+            Holds config.json and safetensors.
+        model (`nn.Module`, *optional*):
+            The live model; None to check only that the folder loads, complete and finite.
+        check (`str`, *optional*, defaults to `"full"`):
+            "full" compares weights and outputs, "weights" the weights.
+        probe (`Mapping[str, Any]`, *optional*):
+            A batch to compare outputs on; by default one is made for pictures and text.
 
     Raises:
         UploadRefusedError: naming what differs.
@@ -113,7 +117,7 @@ def check_transformers(
 
 
 def check_diffusers(folder: Path, pipe: Any | None, check: str = "full", variant: str | None = None) -> None:
-    """Load ``folder`` with stock diffusers and compare it with the live pipeline: class, weights, and for ``check="full"`` the
+    """Load `folder` with stock diffusers and compare it with the live pipeline: class, weights, and for `check="full"` the
     latents after two steps from the same noise.
 
     Raises:

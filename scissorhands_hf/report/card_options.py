@@ -99,7 +99,7 @@ def check_choices(
 
 
 def check_hub_id(argument: str, value: str) -> None:
-    """Raises ValueError unless ``value`` is an id on the Hub, as 'owner/name'."""
+    """Raises ValueError unless `value` is an id on the Hub, as 'owner/name'."""
     # Here, so that the options of a command can be listed without the Hub's client.
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id

@@ -114,7 +114,7 @@ def choose_rows(report: ConceptErasureReport) -> dict[str, list[PictureRow]]:
 
 
 def shorten(text: str, width: int, lines: int = 2) -> str:
-    """``text`` in at most ``lines`` lines of ``width`` characters, with an ellipsis where it was cut."""
+    """`text` in at most `lines` lines of `width` characters, with an ellipsis where it was cut."""
     wrapped = textwrap.wrap(" ".join(text.split()), width, max_lines=lines, placeholder=" …")
     return "\n".join(line if len(line) <= width else f"{line[: width - 1]}…" for line in wrapped)
 

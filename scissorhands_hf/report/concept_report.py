@@ -1,4 +1,4 @@
-"""Everything that was measured of a concept's erasure, in one object; its picture is drawn in :mod:`.concept_plot`."""
+"""Everything that was measured of a concept's erasure, in one object; its picture is drawn in `concept_plot`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ class PromptScore:
     """What was measured of one prompt.
 
     Args:
-        prompt: as the pipeline got it.
-        group: "concept", "paraphrase", "neighbour" or "kept".
-        label: what the judge looked for.
-        images: pictures per model.
-        original, unlearned: percent of the pictures in which the judge sees ``label``; None where it was not judged.
-        change: root mean square pixel distance of the pictures before and after at equal seeds, in units of that between two
+        prompt (`str`):
+            As the pipeline got it.
+        group (`str`):
+            "concept", "paraphrase", "neighbour" or "kept".
+        label (`str`, *optional*):
+            What the judge looked for.
+        images (`int`):
+            Pictures per model.
+        original, unlearned (`float`, *optional*):
+            Percent of the pictures in which the judge sees `label`; None where it was not judged.
+        change (`float`):
+            Root mean square pixel distance of the pictures before and after at equal seeds, in units of that between two
             seeds of the original (0: same picture, about 1: another picture).
     """
 
@@ -49,18 +55,25 @@ class PromptScore:
 class ConceptErasureReport(UnlearningReport):
     """What an erasure did and what was measured of it. Saved, it holds no picture and no path.
 
-    ``metrics`` are means over prompts: "concept", "paraphrases", "neighbours" and "kept" in percent for "original" and
+    `metrics` are means over prompts: "concept", "paraphrases", "neighbours" and "kept" in percent for "original" and
     "unlearned" where a judge looked, and of "unlearned" always "concept change", "kept change" and so on.
 
     Args:
-        concepts: what was erased.
-        anchor: what was drawn towards in its place, if anything.
-        edit: of the closed-form edit, the "layers" and "weights" edited, the share of its norm by which each layer changed
+        concepts (`list[str]`, *optional*):
+            What was erased.
+        anchor (`str`, *optional*):
+            What was drawn towards in its place, if anything.
+        edit (`dict[str, Any]`, *optional*):
+            Of the closed-form edit, the "layers" and "weights" edited, the share of its norm by which each layer changed
             ("per_layer"), and what each concept's prompts show "instead".
-        measure: how it was measured: judge or "same-seed change", pictures per prompt, seed, sampler, steps, guidance.
-        prompts: a score for each prompt.
-        warnings: sentences on damage and on what could not be measured.
-        pictures: by prompt, the pictures of "original" and "unlearned" at equal seeds; drawn, not saved.
+        measure (`dict[str, Any]`, *optional*):
+            How it was measured: judge or "same-seed change", pictures per prompt, seed, sampler, steps, guidance.
+        prompts (`list[PromptScore]`, *optional*):
+            A score for each prompt.
+        warnings (`list[str]`, *optional*):
+            Sentences on damage and on what could not be measured.
+        pictures (`dict[str, dict[str, list[Image]]]`, *optional*):
+            By prompt, the pictures of "original" and "unlearned" at equal seeds; drawn, not saved.
     """
 
     kind: ClassVar[str] = "concept_erasure"
@@ -74,14 +87,14 @@ class ConceptErasureReport(UnlearningReport):
     pictures: dict[str, dict[str, list[Image]]] = field(default_factory=dict, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but ``pictures`` as JSON-ready values."""
+        """All fields but `pictures` as JSON-ready values."""
         values = super(ConceptErasureReport, replace(self, pictures={})).to_dict()
         del values["pictures"]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConceptErasureReport:
-        """The report of :meth:`to_dict`, without pictures."""
+        """The report of [`to_dict`], without pictures."""
         prompts = [PromptScore(**score) for score in values.get("prompts", [])]
         return cls(**{**values, "prompts": prompts})
 
@@ -108,7 +121,7 @@ class ConceptErasureReport(UnlearningReport):
         return "\n\n".join([*blocks, "\n".join([*meanings, *measured, *(f"- {prose(note)}" for note in self.notes)])]) + "\n"
 
     def describe_measure(self) -> str:
-        """``measure`` as one line: "judge fashion-judge, images per prompt 50, …"."""
+        """`measure` as one line: "judge fashion-judge, images per prompt 50, …"."""
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.measure.items() if value is not None)
 
     def plot(self, path: str | os.PathLike) -> Path:

@@ -1,4 +1,4 @@
-"""What of a report may be published, by the user's choice: ``"full"``, ``"summary"`` or ``"none"``.
+"""What of a report may be published, by the user's choice: `"full"`, `"summary"` or `"none"`.
 
 Reports are handled as the dictionaries that `UnlearningReport.to_dict` makes, so that a saved run can be published by a
 process that knows nothing of its pipeline.
@@ -40,8 +40,8 @@ def is_concept_report(report: dict[str, Any]) -> bool:
 def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
     """The part of a report that may be published.
 
-    ``"full"`` keeps all but the counts per module of pipelines' and trainers' cuts. ``"summary"`` drops notes, concepts,
-    prompts and settings in the user's words, and keeps sizes and figures; ``"none"`` drops the forget set's size, too.
+    `"full"` keeps all but the counts per module of pipelines' and trainers' cuts. `"summary"` drops notes, concepts,
+    prompts and settings in the user's words, and keeps sizes and figures; `"none"` drops the forget set's size, too.
     """
     check_disclosure(disclose)
     public = {key: report[key] for key in _PUBLIC if report.get(key)}

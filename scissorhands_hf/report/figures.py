@@ -1,6 +1,6 @@
 """The figures that this package knows, each described once: tables, plots, cards and the report's schema are made from here.
 
-A figure that is added to :data:`FIGURES` is known to all of them. Figures of other names, such as those of a user's own
+A figure that is added to `FIGURES` is known to all of them. Figures of other names, such as those of a user's own
 `compute_metrics`, pass through everywhere, without a description.
 """
 

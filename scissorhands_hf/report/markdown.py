@@ -1,7 +1,7 @@
 """Markdown of reports and cards: the one escaper, and the one table.
 
 Concept names, notes and data set names of users cannot break the front matter, the Markdown or a name. Whatever a template or a
-table prints that nobody marked as :class:`Safe` is escaped, not trusted.
+table prints that nobody marked as [`Safe`] is escaped, not trusted.
 """
 
 import re
@@ -15,7 +15,7 @@ class Safe(str):
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` without control, format and bidirectional characters, its white space single, cut to ``limit`` characters.
+    """`text` without control, format and bidirectional characters, its white space single, cut to `limit` characters.
 
     What makes text run backwards or vanish is dropped; letters, marks and symbols of every script stay.
     """
@@ -31,7 +31,7 @@ def one_line(text: str, limit: int = 300) -> str:
 
 
 def code(text: str, in_table: bool = False) -> Safe:
-    """A name as a code span: nothing in it is Markdown, HTML or a link. ``in_table``: for the cell of a table, where GFM
+    """A name as a code span: nothing in it is Markdown, HTML or a link. `in_table`: for the cell of a table, where GFM
     splits at every pipe that has no backslash, even inside code spans."""
     line = one_line(text)
     if not line:
@@ -64,7 +64,7 @@ def prose(text: str) -> Safe:
 
 
 def finalize(value: Any) -> Any:
-    """For Jinja: strings that are not :class:`Safe` are escaped as prose."""
+    """For Jinja: strings that are not [`Safe`] are escaped as prose."""
     return prose(value) if isinstance(value, str) and not isinstance(value, Safe) else value
 
 
@@ -74,12 +74,15 @@ def number(value: float) -> Safe:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> Safe:
-    """A table in Markdown; cells that are not :class:`Safe` are escaped as prose.
+    """A table in Markdown; cells that are not [`Safe`] are escaped as prose.
 
     Args:
-        heads: of the columns.
-        rows: cells, as many a row as there are heads; empty ones stay empty.
-        text_columns: the first columns hold text; those after them hold numbers, which stand to the right.
+        heads (`Sequence[str]`):
+            Of the columns.
+        rows (`Iterable[Sequence[str]]`):
+            Cells, as many a row as there are heads; empty ones stay empty.
+        text_columns (`int`, *optional*, defaults to `1`):
+            The first columns hold text; those after them hold numbers, which stand to the right.
     """
     lines = [list(heads), *map(list, rows)]
     shown = [[cell if isinstance(cell, Safe) or not cell else prose(cell) for cell in line] for line in lines]

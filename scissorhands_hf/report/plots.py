@@ -90,7 +90,7 @@ def draw_losses(axes: "Axes", history: list[dict[str, float]]) -> None:
 
 
 def draw_cut(axes: "Axes", per_module: dict[str, dict[str, int]], most: int = 24) -> None:
-    """Share of each module's weights that was re-initialised; the ``most`` cut modules, in the model's order."""
+    """Share of each module's weights that was re-initialised; the `most` cut modules, in the model's order."""
     shares = {name: 100 * row["trimmed"] / row["weights"] for name, row in per_module.items()}
     shown = set(sorted(shares, key=shares.get, reverse=True)[:most])
     draw_bars(axes, {name: shares[name] for name in per_module if name in shown})

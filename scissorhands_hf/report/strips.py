@@ -19,9 +19,12 @@ def compose_strip(images: Sequence[Image], count: int | None = None, side: int =
     Pictures side by side on white, each brought to the size of the first.
 
     Args:
-        images (`list[PIL.Image.Image]`): at least one.
-        count (`int`, *optional*): places in the strip; those without a picture stay white. Default: one for each picture.
-        side (`int`, *optional*, defaults to 128): pixels of a picture's longer side.
+        images (`list[PIL.Image.Image]`):
+            At least one.
+        count (`int`, *optional*):
+            Places in the strip; those without a picture stay white. Default: one for each picture.
+        side (`int`, *optional*, defaults to 128):
+            Pixels of a picture's longer side.
     """
     from PIL import Image as Images
     from PIL import ImageDraw

@@ -19,15 +19,23 @@ class UnlearningReport:
     """What a run did and what was measured of it. Only measured figures are in it; it holds no example and no path.
 
     Args:
-        settings: effective settings of the method.
-        metrics: for each model measured ("original", "unlearned", "retrained", …) its figures by name, such as UA, RA, TA
-            and MIA in percent.
-        trim: threshold, counts and re-initialised weights per module.
-        history: one dict per log step with step, retain_loss, forget_loss, projected_share and more.
-        seconds: wall-clock seconds by stage, and of retraining as "retrained" where that was measured.
-        notes: sentences on how figures were measured (set, size, seed), for tables and cards.
-        versions: of the libraries.
-        sets: number of examples by set: "forget", "retain", and "eval:NAME" of evaluation sets.
+        settings (`dict[str, Any]`, *optional*):
+            Effective settings of the method.
+        metrics (`dict[str, dict[str, float]]`, *optional*):
+            For each model measured ("original", "unlearned", "retrained", …) its figures by name, such as UA, RA, TA and
+            MIA in percent.
+        trim (`dict[str, Any]`, *optional*):
+            Threshold, counts and re-initialised weights per module.
+        history (`list[dict[str, float]]`, *optional*):
+            One dict per log step with step, retain_loss, forget_loss, projected_share and more.
+        seconds (`dict[str, float]`, *optional*):
+            Wall-clock seconds by stage, and of retraining as "retrained" where that was measured.
+        notes (`list[str]`, *optional*):
+            Sentences on how figures were measured (set, size, seed), for tables and cards.
+        versions (`dict[str, str]`, *optional*):
+            Of the libraries.
+        sets (`dict[str, int]`, *optional*):
+            Number of examples by set: "forget", "retain", and "eval:NAME" of evaluation sets.
     """
 
     kind: ClassVar[str] = "unlearning"  # tells the classes of saved reports apart
@@ -42,7 +50,7 @@ class UnlearningReport:
     sets: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON-ready values, with ``average_gap`` to the retrained model for each measured model."""
+        """All fields as JSON-ready values, with `average_gap` to the retrained model for each measured model."""
         return {"report": self.kind, **asdict(self), "average_gap": self.average_gaps()}
 
     def average_gaps(self) -> dict[str, float]:
@@ -53,7 +61,7 @@ class UnlearningReport:
         return {name: average_gap(m, reference) for name, m in self.metrics.items() if name != "retrained" and m}
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write ``unlearning_report.json`` into the folder ``path`` (or to ``path`` itself if it ends in .json)."""
+        """Write `unlearning_report.json` into the folder `path` (or to `path` itself if it ends in .json)."""
         path = Path(path)
         target = path if path.suffix == ".json" else path / REPORT_NAME
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +72,7 @@ class UnlearningReport:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "UnlearningReport":
-        """Read a report that :meth:`save` wrote, from its folder or file; it comes back as the class that wrote it.
+        """Read a report that [`save`] wrote, from its folder or file; it comes back as the class that wrote it.
 
         Raises:
             ValueError: the file holds a report of a class that is not this one or a kind of it.
@@ -94,7 +102,7 @@ class UnlearningReport:
         return "\n".join([table(heads, rows), "", *meanings, *(f"- {prose(note)}" for note in self.notes)]) + "\n"
 
     def plot(self, path: str | os.PathLike) -> Path:
-        """Draw figures, loss curves and cut per layer to a PNG at ``path``; see :mod:`.plots`."""
+        """Draw figures, loss curves and cut per layer to a PNG at `path`; see `plots`."""
         from .plots import plot_report
 
         return plot_report(self, Path(path))

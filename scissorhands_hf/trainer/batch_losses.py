@@ -19,9 +19,12 @@ def labelled_items(batch: dict[str, Any], shifted: bool = False, ignored: int | 
     How many labels of a batch count, as [`~transformers.Trainer`] counts them for `num_items_in_batch`.
 
     Args:
-        batch: of a model.
-        shifted: the loss predicts the next token, so no row's first label counts.
-        ignored: a label that counts for nothing beside -100.
+        batch (`dict[str, Any]`):
+            Of a model.
+        shifted (`bool`, *optional*, defaults to `False`):
+            The loss predicts the next token, so no row's first label counts.
+        ignored (`int`, *optional*):
+            A label that counts for nothing beside -100.
 
     Returns:
         None where there is no tensor of labels to count.
@@ -62,9 +65,12 @@ class BatchLossMixin:
         """L of a flat batch as a mean over its labelled tokens, as Trainer computes it (`compute_loss_func`, label smoothing).
 
         Args:
-            model, batch: on one device.
-            return_outputs: return the model's outputs beside it.
-            num_items_in_batch: labelled tokens of the whole step, for a `compute_loss_func`; default: those of the batch.
+            model, batch (`nn.Module`):
+                On one device.
+            return_outputs (`bool`, *optional*, defaults to `False`):
+                Return the model's outputs beside it.
+            num_items_in_batch (`int`, *optional*):
+                Labelled tokens of the whole step, for a `compute_loss_func`; default: those of the batch.
 
         Returns:
             The loss; zero, with zero gradients, where nothing is labelled.
@@ -129,7 +135,7 @@ class BatchLossMixin:
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """The micro-batches of a step, and what all of them weigh together: ``{"retain": …, "forget": …}``."""
+        """The micro-batches of a step, and what all of them weigh together: `{"retain": …, "forget": …}`."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         parts = (RETAIN, FORGET)
         weights = [sum(self.batch_weight(batch[part]) for batch in batches if part in batch) for part in parts]

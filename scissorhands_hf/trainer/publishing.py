@@ -61,7 +61,7 @@ class PublishingMixin:
     What it needs of its trainer is listed in [`Published`]."""
 
     def _init_publishing(self) -> None:
-        """Before `Trainer.__init__`, which may call :meth:`init_hf_repo`."""
+        """Before `Trainer.__init__`, which may call [`init_hf_repo`]."""
         self._figures: dict[str, dict[str, float]] = {}
         # One for all pushes in the background: each HfApi has one worker thread, and two would write the same folder at once.
         self._background = HfApi()
@@ -182,7 +182,7 @@ class PublishingMixin:
         Write the card into `output_dir`; see `scissorhands_hf.hub.write_card`. `save_model()` must have been called.
 
         Args:
-            options:
+            options (*optional*):
                 Fields of [`~scissorhands_hf.report.CardOptions`]; Trainer's `finetuned_from` and `dataset` are other names for
                 two of them.
         """
@@ -210,17 +210,28 @@ class PublishingMixin:
         live model.
 
         Args:
-            commit_message: first line of the commit.
-            blocking: False to return a future.
-            token: access token; None for `args.hub_token`, else the stored one.
-            revision: branch, created if need be; None for `args.hub_revision`.
-            private: None for `args.hub_private_repo`.
-            create_pr: open a pull request.
-            report: with figures that you measured; None for the one in `output_dir`, with those of `evaluate()`.
-            max_shard_size: split larger weights, as "5GB".
-            fp16_variant: also upload half-precision weights, as `variant="fp16"` loads them.
-            check: "full" compares weights and outputs, "weights" the weights alone; both need the memory of a second model.
-            options: see :meth:`create_model_card`.
+            commit_message (`str`, *optional*, defaults to `"Upload unlearned model"`):
+                First line of the commit.
+            blocking (`bool`, *optional*, defaults to `True`):
+                False to return a future.
+            token (`str`, *optional*):
+                Access token; None for `args.hub_token`, else the stored one.
+            revision (`str`, *optional*):
+                Branch, created if need be; None for `args.hub_revision`.
+            private (`bool`, *optional*):
+                None for `args.hub_private_repo`.
+            create_pr (`bool`, *optional*, defaults to `False`):
+                Open a pull request.
+            report (`UnlearningReport`, *optional*):
+                With figures that you measured; None for the one in `output_dir`, with those of `evaluate()`.
+            max_shard_size (`int` or `str`, *optional*):
+                Split larger weights, as "5GB".
+            fp16_variant (`bool`, *optional*, defaults to `False`):
+                Also upload half-precision weights, as `variant="fp16"` loads them.
+            check (`str`, *optional*, defaults to `"full"`):
+                "full" compares weights and outputs, "weights" the weights alone; both need the memory of a second model.
+            options (*optional*):
+                See [`create_model_card`].
 
         Returns:
             The commit, or its future; None on other processes than the first.

@@ -49,7 +49,7 @@ class RepairMixin(BatchLossMixin):
     # ---- The losses: what a kind of model replaces ----
 
     def compute_forget_loss(self, model: nn.Module, batch: dict[str, Any], num_items_in_batch: int | None = None) -> Tensor:
-        """What repair measures on a forget batch: L(D_f), a mean; `num_items_in_batch` as in :meth:`compute_batch_loss`."""
+        """What repair measures on a forget batch: L(D_f), a mean; `num_items_in_batch` as in [`compute_batch_loss`]."""
         return self.compute_batch_loss(model, batch, num_items_in_batch=num_items_in_batch)
 
     def forget_term(self, forget_loss: Tensor) -> Tensor:
@@ -73,8 +73,9 @@ class RepairMixin(BatchLossMixin):
         step; the plain loss of a flat (evaluation) batch.
 
         Args:
-            num_items_in_batch: of a pair, what the parts of the whole step weigh, see :meth:`get_batch_samples`; default: the
-                pair is the step. Of a flat batch, Trainer's.
+            num_items_in_batch (`dict[str, float]` or `Tensor` or `int`, *optional*):
+                Of a pair, what the parts of the whole step weigh, see [`get_batch_samples`]; default: the pair is the step.
+                Of a flat batch, Trainer's.
         """
         if not is_pair(inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -20,7 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 def load_saved_weights(model: nn.Module, folder: Path) -> None:
     """
-    Give ``model``, in place, the weights and buffers that were saved in ``folder``.
+    Give `model`, in place, the weights and buffers that were saved in `folder`.
 
     Weights are read one by one where each is in the file as it is in the model, whatever its name there; else, where
     `save_pretrained` cuts or joins weights (experts of mixtures), through a second model on the CPU.

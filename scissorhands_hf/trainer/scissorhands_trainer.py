@@ -270,8 +270,10 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         """For each batch of forget indices a callable that computes its loss on the model outside DDP.
 
         Args:
-            batches: of this process.
-            shared: each is this process's part of a batch of all; its loss is weighed so that their mean is that batch's.
+            batches (`list[list[int]]`):
+                Of this process.
+            shared (`bool`, *optional*, defaults to `False`):
+                Each is this process's part of a batch of all; its loss is weighed so that their mean is that batch's.
         """
         for indices in batches:
             batch = send_to_device(self.sets[FORGET].batch(indices), self.args.device)
