@@ -65,8 +65,10 @@ def check_state_files(folder: Path, process: int, processes: int) -> None:
     """Refuse a checkpoint without what Trainer would go on without, in other weights than those of the whole run.
 
     Args:
-        folder: the checkpoint.
-        process, processes: this one, and how many there are.
+        folder (`Path`):
+            The checkpoint.
+        process, processes (`int`):
+            This one, and how many there are.
 
     Raises:
         ValueError: naming the files that it lacks.
