@@ -69,8 +69,8 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
             raise TypeError(
                 f"{', '.join(generating)}: evaluations do not generate text, as Seq2SeqTrainer's do. compute_metrics is given "
                 "the logits (or what preprocess_logits_for_metrics makes of them); to measure generated text, call "
-                "trainer.model.generate after train(), and put the figures into the metrics of report = trainer.report(), which "
-                "report.save(output_dir) keeps."
+                "trainer.model.generate after train(), and put the figures into the metrics of report = trainer.report(), "
+                "which report.save(output_dir) keeps."
             )
         # Notes which arguments are given, before their defaults hide it: explicit arguments win over the recipe.
         config = super().__new__(cls)
