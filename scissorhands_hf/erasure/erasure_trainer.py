@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from ..report.unlearning_report import UnlearningReport
+from ..trainer.ceilings import Ceiling
 from ..trainer.paired_batches import FORGET
 from ..trainer.scissorhands_trainer import ScissorhandsTrainer
 from .erasure_config import ConceptErasureConfig
@@ -116,12 +117,10 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             prediction = guided(prediction, self._predict(model, batch, empty), self.args.sensitivity_guidance)
         return mean_squared_error(prediction, batch["denoising_target"])
 
-    def default_ceiling(self, outputs: Any) -> float:
+    def default_ceiling(self, batch: dict[str, Tensor], outputs: Any, loss: Tensor) -> Ceiling:
         """Of ascent: the denoising loss of saying nothing, the mean square of the targets. Other objectives have a floor."""
-        if self.args.forget_objective != "ascent":
-            return float("inf")
         batch = self.probe_batch(FORGET, size=64)
-        return batch["denoising_target"].float().square().mean().item()
+        return Ceiling(batch["denoising_target"].float().square().mean().item(), "the denoising loss of predicting nothing")
 
     # ---- The trade-off ----
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .paired_batches import FORGET, RETAIN
 from .scissorhands_config import ScissorhandsConfig
@@ -76,8 +77,10 @@ class BatchLossMixin:
             The loss; zero, with zero gradients, where nothing is labelled.
         """
         own = self._labelled(batch)
-        step = own if num_items_in_batch is None or self.compute_loss_func is None else num_items_in_batch
-        given = None if own is None or not self._counts_items else max(step, 1)
+        # A model is told of no number: what it returns then is its mean. (Told one, some take the mean all the same, and for
+        # others transformers 5.23 counts one label too many in each row, as for GPT-2.)
+        step = own if num_items_in_batch is None else num_items_in_batch
+        given = None if own is None or self.compute_loss_func is None else max(step, 1)
         loss, outputs = self._stock_loss(model, batch, given)
         if own == 0:
             loss = _zero(loss, outputs)
@@ -109,9 +112,12 @@ class BatchLossMixin:
         return self.model_accepts_loss_kwargs or self.compute_loss_func is not None
 
     def _labelled(self, batch: dict[str, Any]) -> int | None:
-        # Private (as of transformers 5.23): there is no public name for whether a model's loss shifts its labels.
         ignored = getattr(getattr(self.model, "config", None), "semantic_loss_ignore_index", None)
-        return labelled_items(batch, self._loss_shifts_labels, ignored)
+        # Private (as of transformers 5.23): there is no public name for whether a model's loss shifts its labels. It misses
+        # causal models that are called otherwise, as GPT2LMHeadModel.
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        shifted = self._loss_shifts_labels or type(inner).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        return labelled_items(batch, shifted, ignored)
 
     def batch_weight(self, batch: dict[str, Any]) -> int:
         """What a micro-batch's mean counts for beside others: its labelled tokens, or 1 where micro-batches count alike."""

@@ -185,19 +185,17 @@ def check_loss(argument: str, loss: Any) -> None:
         raise ValueError(f"the loss on examples of {argument} is {loss.item()}; look at their values, labels and padding")
 
 
-def ceiling_from_outputs(outputs: Any, model: nn.Module) -> float:
-    """Twice the loss of a uniform guess, 2·ln K, with K the size of the last axis of the logits (2·ln 2 for multi-label)."""
-    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[1] if len(outputs) > 1 else None
-    config = getattr(model, "config", None)
-    classes = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim > 1 else 0
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        classes = 2
-    if classes < 2 or getattr(config, "problem_type", None) == "regression":
-        raise ValueError(
-            "forget_loss_ceiling=None stands for 2·ln K, but the model returns no logits over K >= 2 classes beside its loss. "
-            "Pass the forget loss at which ascent should stop, or float('inf') for no ceiling."
-        )
-    return 2 * torch.tensor(classes, dtype=torch.float64).log().item()
+def check_ceiling(ceiling: float, first: float, chosen: bool) -> None:
+    """Warn, or where the user chose it refuse, a ceiling that the forget loss has reached before anything is forgotten."""
+    if not first >= ceiling:
+        return
+    message = (
+        f"forget_loss_ceiling={ceiling:.4g}, and the forget loss is {first:.4g} to begin with: nothing will ascend. Give "
+        "a higher forget_loss_ceiling, or float('inf') for none; or has the model forgotten already?"
+    )
+    if chosen:
+        raise ValueError(message)
+    logger.warning(message)
 
 
 def _column(dataset: Any, name: str) -> list | None:

@@ -2,14 +2,12 @@
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -17,7 +15,6 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
-from ..core.modes import evaluation_mode
 from ..report.unlearning_report import UnlearningReport
 from . import checks
 from .checkpoints import (
@@ -30,6 +27,7 @@ from .checkpoints import (
 )
 from .evaluation_checks import check_best_metric, check_early_stopping
 from .paired_batches import FORGET, RETAIN, PairedBatchSampler, PairedCollator, PairedDataset
+from .probing import ProbeMixin
 from .publishing import PublishingMixin
 from .repair import RepairMixin
 from .run_callbacks import RunHooks, UnlearningRecord
@@ -47,7 +45,7 @@ logger = logging.getLogger(__name__)
 _HISTORY = ("step", "epoch", "loss", "retain_loss", "forget_loss", "projected_share", "memory_alignment", "grad_norm")
 
 
-class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
+class ScissorhandsTrainer(PublishingMixin, ProbeMixin, RepairMixin, Trainer):
     r"""
     Make a model forget a class, examples or documents, by Scissorhands (Wu & Harandi, ECCV 2024, arXiv:2401.06187).
 
@@ -136,7 +134,8 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         self.scopes = resolve_scopes(self.model, args)
         self.scopes.freeze_others(self.model)
         logger.info(self.scopes.describe(self.model))
-        self.forget_loss_ceiling = self._probe_losses()
+        ceiling = self.probe_losses()
+        self.forget_loss_ceiling, self._ceiling_source = ceiling.value, ceiling.source
         self.add_callback(UnlearningRecord())
         self.add_callback(RunHooks(self))
         if args.applied_recipe:
@@ -175,24 +174,6 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
             self.scopes.freeze_others(model)
         return model
 
-    def _probe_losses(self) -> float:
-        """Run one small batch of each set without gradients: is there a finite loss? Returns the ceiling of ascent."""
-        with evaluation_mode(self.model), torch.no_grad():
-            for part, argument in ((RETAIN, "train_dataset"), (FORGET, "forget_dataset")):
-                batch = self._labelled_batch(part, argument)
-                loss, outputs = self.compute_batch_loss(self.model, batch, return_outputs=True)
-                checks.check_loss(argument, loss)
-                self.find_use_of_items(batch)
-        if self.args.forget_loss_ceiling is not None:
-            return self.args.forget_loss_ceiling
-        if self.args.forget_weight == 0 and not self.args.projection:
-            return math.inf  # nothing ascends
-        return self.default_ceiling(outputs)
-
-    def default_ceiling(self, outputs: Any) -> float:
-        """The forget loss at which ascent stops when `forget_loss_ceiling` is left open; `outputs` of one batch."""
-        return checks.ceiling_from_outputs(outputs, self.model)
-
     # ---- Data ----
 
     @property
@@ -211,22 +192,6 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
         """The first `size` examples of the "retain" or "forget" set, on the model's device."""
         examples = self.sets[part]
         return send_to_device(examples.batch(range(min(size, len(examples)))), self.args.device)
-
-    def _labelled_batch(self, part: str, argument: str) -> dict[str, Tensor]:
-        """The first small batch of a set in which something is labelled.
-
-        Raises:
-            ValueError: there is none.
-        """
-        examples, size = self.sets[part], 2
-        for start in range(0, len(examples), size):
-            batch = examples.batch(range(start, min(start + size, len(examples))))
-            if self.batch_weight(batch):
-                return send_to_device(batch, self.args.device)
-        raise ValueError(
-            f"{argument}: every label of its {len(examples):,} examples is -100, which counts for nothing, so there is no loss "
-            "to compute. Look at how its labels are made: is the answer cut off by the maximal length, or all of it masked?"
-        )
 
     @property
     def forget_batch_size(self) -> int:
@@ -398,6 +363,7 @@ class ScissorhandsTrainer(PublishingMixin, RepairMixin, Trainer):
                 **self.args.method_settings(),
                 **{name: value for name, value in self.record.settings.items() if name in TRIM_SETTINGS},
                 "forget_loss_ceiling": self.forget_loss_ceiling,
+                "forget_loss_ceiling_source": self._ceiling_source,
             },
             notes=list(self.record.notes),
             trim=self.trim_report or {},

@@ -38,8 +38,11 @@ class UnlearningSettings:
             `"ascent"` on the forget loss; the other objectives are for diffusion pipelines.
         forget_loss_ceiling (`float`, *optional*):
             Ascent stops where the forget loss of a batch exceeds this value: the batch then adds no gradient and the step
-            is not projected, so nothing pushes further up. Default: 2·ln K for K classes (or tokens), twice the loss of a
-            uniform guess, where a model has long forgotten; `float("inf")` switches it off.
+            is not projected, so nothing pushes further up. Default, of a classifier of K classes: 2·ln K, twice the loss of a
+            uniform guess, where a model has long forgotten. Of any other loss: its mean on the part "unseen" or "test" of a
+            dict `eval_dataset`, else a quarter above that on examples with the labels of others (or above ln K per token).
+            The log and the report say which. Refused when the forget loss is above it to begin with; `float("inf")` switches
+            it off.
         forget_schedule (`str`, *optional*, defaults to `"cycle"`):
             `"cycle"`: every step has a forget batch, the forget set starts over when it is used up. `"once"`: each forget
             example once per epoch (as the reference does), its batches spread evenly over the epoch's steps, and an epoch
@@ -105,7 +108,7 @@ class UnlearningSettings:
     )
     forget_loss_ceiling: float | None = field(
         default=None,
-        metadata={"help": "Ascent stops where a forget batch's loss exceeds this. Default: 2 ln K; inf: never."},
+        metadata={"help": "Ascent stops where a forget batch's loss exceeds this. Default: 2 ln K, or measured; inf: never."},
     )
     forget_schedule: str = field(
         default="cycle",
@@ -165,7 +168,7 @@ class UnlearningSettings:
             self,
             "forget_loss_ceiling",
             ceiling is None or ceiling > 0,
-            "must be > 0, None for 2 ln K, or float('inf') for no ceiling",
+            "must be > 0, None for the default, or float('inf') for no ceiling",
         )
         require_not_negative(self, "projection_margin", "sharpness_radius")
         require(self, "memory_every", every is None or every >= 1, "must be a whole number >= 1, or None")

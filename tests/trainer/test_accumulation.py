@@ -104,6 +104,16 @@ def test_without_forgetting_a_step_is_stock_trainers_however_it_is_split(name, b
         assert (step - stock(model, tmp_path, retain, batch, steps)).norm() <= 3e-6 * expected.norm()
 
 
+@pytest.mark.parametrize(("batch", "steps"), SPLITS)
+def test_the_mean_is_over_what_is_predicted_where_stock_trainer_counts_first_labels_too(batch, steps, config) -> None:
+    model, retain = tiny_models.tiny_gpt2()[0].eval(), padded_text(8, 1)
+    for module in model.modules():
+        module.p = 0.0 if isinstance(module, nn.Dropout) else getattr(module, "p", None)
+    step, _ = ours(model, config, retain, padded_text(2, 2), batch, steps, forget_weight=0.0)
+    expected = token_mean(model, retain)
+    assert (step - expected).norm() <= 3e-6 * expected.norm()
+
+
 @pytest.mark.parametrize(("batch", "steps", "forget_batch"), [(8, 1, 6), (4, 2, 3), (2, 4, 2), (1, 8, 1)])
 @pytest.mark.parametrize("schedule", ["cycle", "once"])
 def test_both_parts_are_means_over_their_labelled_tokens(batch, steps, forget_batch, schedule, config) -> None:

@@ -176,7 +176,8 @@ def test_models_without_a_usable_loss(config) -> None:
     scope = {"reinit_target_modules": "head"}
     refused(ValueError, "did not return a loss", config, scope, model=NoLoss(), **sets)
     refused(ValueError, r"a tensor of shape \(2,\) where its loss should be", config, scope, model=LossPerExample(), **sets)
-    refused(ValueError, r"forget_loss_ceiling=None stands for 2·ln K", config, scope, model=LossAlone(), **sets)
+    trainer = ScissorhandsTrainer(model=LossAlone(), args=config(**scope), **sets)
+    assert trainer.report().settings["forget_loss_ceiling_source"].startswith("the loss with the labels of other")
 
 
 def test_a_loss_alone_is_enough_with_a_ceiling(config) -> None:
