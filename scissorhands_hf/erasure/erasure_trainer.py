@@ -45,6 +45,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
     """
 
     supported_objectives = OBJECTIVES
+    compares_examples = False
 
     def __init__(
         self,

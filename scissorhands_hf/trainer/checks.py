@@ -19,7 +19,7 @@ from .weight_states import adapters, meta_weight, quantisation, sharded_weight
 
 logger = logging.getLogger(__name__)
 
-_ID_COLUMNS = ("id", "ids", "example_id", "uid")
+ID_COLUMNS = ("id", "ids", "example_id", "uid")
 
 
 def check_arguments(args: TrainingArguments | None, objectives: Sequence[str]) -> None:
@@ -137,7 +137,7 @@ def check_datasets(retain: Any, forget: Any) -> None:
     if retain is forget:
         raise ValueError("train_dataset and forget_dataset are the same object; take the forget examples out of the retain set")
 
-    for column in _ID_COLUMNS:
+    for column in ID_COLUMNS:
         ids = [_column(dataset, column) for dataset in (retain, forget)]
         if ids[0] is not None and ids[1] is not None:
             shared = len(set(ids[0]) & set(ids[1]))

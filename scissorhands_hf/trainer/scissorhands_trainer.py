@@ -34,6 +34,7 @@ from .run_callbacks import RunHooks, UnlearningRecord
 from .saved_weights import load_saved_weights
 from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes, resolve_scopes
+from .shared_examples import warn_of_shared_examples
 from .stage_callback import StageCallback
 from .training_sets import TrainingSet, model_columns, training_set
 from .trimming import NOTHING_TRIMMED, TRIM_SETTINGS, sensitivity_batches, trim_by_sensitivity
@@ -84,6 +85,8 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, RepairMixin, Trainer):
 
     # What `forget_objective` may be; the diffusion door knows more.
     supported_objectives = ("ascent",)
+    # Whether to look for forget examples in the retain set; not where both are made at random.
+    compares_examples = True
 
     def __init__(
         self,
@@ -105,6 +108,8 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, RepairMixin, Trainer):
     ):
         checks.check_arguments(args, self.supported_objectives)
         checks.check_datasets(train_dataset, forget_dataset)
+        if self.compares_examples:
+            warn_of_shared_examples(train_dataset, forget_dataset, checks.ID_COLUMNS)
         if model is not None:
             checks.check_model(model)
         self._init_publishing()
