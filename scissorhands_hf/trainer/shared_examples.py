@@ -60,7 +60,7 @@ def warn_of_shared_examples(retain: Any, forget: Any, ignored: tuple[str, ...]) 
 
 
 def _rows(dataset: datasets.Dataset, columns: list[str], size: int) -> Iterator[list[Any]]:
-    """Rows as they are stored, before any transform or decoding; numbers of nested lists as one array with the lists' lengths."""
+    """Rows as they are stored, before any transform or decoding; numbers in nested lists as one array, with lengths."""
     stored = dataset.select_columns(columns).select(range(size)).with_format("arrow")
     for start in range(0, size, 1000):
         table = stored[start : min(start + 1000, size)]

@@ -47,6 +47,4 @@ def test_equal_content_is_counted(retain: Any, forget: Any, shared: int, caplog)
 def test_a_trainer_says_so_at_construction_with_what_was_compared(config, caplog) -> None:
     model, _ = tiny_models.tiny_vit()
     ScissorhandsTrainer(model=model, args=config(), train_dataset=TABLE, forget_dataset=TABLE.select([0, 5]))
-    assert any(
-        "2 forget examples are also in the retain set, by their content (the first 12 of 12" in m for m in caplog.messages
-    )
+    assert any("2 forget examples are also in the retain set, by their content (the first 12 " in m for m in caplog.messages)
