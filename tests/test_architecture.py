@@ -77,6 +77,12 @@ def test_no_two_files_share_a_name():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_files_stay_small_enough_to_read():
+    """About 400 lines: what is much longer holds more than one subject."""
+    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > 450} == {}
+
+
 def test_importing_the_package_imports_no_heavy_library():
     heavy = {"torch", "transformers", "diffusers", "numpy", "gradio"}
     code = f"import sys, scissorhands_hf; print({heavy} & set(sys.modules) or None)"
