@@ -30,10 +30,14 @@ def guess_ceiling(batch: dict[str, Any], outputs: Any, loss: Tensor, smoothing: 
     """Twice the loss of a uniform guess, of a classifier of whole examples: 2·ln K of one of K labels, 2·ln 2 of several.
 
     Args:
-        batch: with its labels.
-        outputs: of the model, with logits of shape (examples, K).
-        loss: of the batch. Only if it is the cross-entropy of these logits does K say anything of it.
-        smoothing: of the labels.
+        batch (`dict[str, Any]`):
+            With its labels.
+        outputs (`Any`):
+            Of the model, with logits of shape (examples, K).
+        loss (`Tensor`):
+            Of the batch. Only if it is the cross-entropy of these logits does K say anything of it.
+        smoothing (`float`, *optional*, defaults to `0.0`):
+            Of the labels.
 
     Returns:
         None where the loss is another.
@@ -72,12 +76,15 @@ def _same(loss: Tensor, other: Tensor) -> bool:
 
 def with_labels_of_others(batch: dict[str, Any], label_names: Sequence[str], size: int) -> dict[str, Any] | None:
     """
-    The first ``size`` examples of a batch, each with the labels of another of its examples.
+    The first `size` examples of a batch, each with the labels of another of its examples.
 
     Args:
-        batch: of at least two examples; what belongs to an example lies along the first axis of tensors, or in lists.
-        label_names: keys of labels. What is made from them ("decoder_input_ids", …) goes with them.
-        size: of the batch that is returned.
+        batch (`dict[str, Any]`):
+            Of at least two examples; what belongs to an example lies along the first axis of tensors, or in lists.
+        label_names (`Sequence[str]`):
+            Keys of labels. What is made from them ("decoder_input_ids", …) goes with them.
+        size (`int`):
+            Of the batch that is returned.
 
     Returns:
         None where there are no labels to exchange.

@@ -61,7 +61,8 @@ class ProbeMixin:
         """The forget loss at which ascent stops when `forget_loss_ceiling` is left open.
 
         Args:
-            batch, outputs, loss: of a few forget examples.
+            batch, outputs, loss (`dict[str, Any]`):
+                Of a few forget examples.
 
         Raises:
             ValueError: nothing says what a loss is that is high.
