@@ -250,9 +250,10 @@ def scores(prompt_scores: Sequence[PromptScore], title: str = "What the pictures
 
 def verdict(report: ConceptErasureReport) -> str:
     """The outcome in words, from the measured means alone, and the run's own warnings."""
-    from scissorhands_hf.report.figures import change_of, prompt_groups
+    from scissorhands_hf.report.figures import change_of, measured, prompt_groups
 
-    before, after = report.metrics.get("original", {}), report.metrics.get("unlearned", {})
+    metrics = measured(report.metrics)
+    before, after = metrics.get("original", {}), metrics.get("unlearned", {})
     what = ", ".join(report.concepts)
     points = []
     for figure in prompt_groups().values():

@@ -9,7 +9,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..report.disclosure import is_concept_report, redact
-from ..report.figures import FIGURES, figures_table, names_of, prompt_groups, sentence, show
+from ..report.figures import FIGURES, figures_table, left_out, measured, names_of, prompt_groups, sentence, show
 from ..report.markdown import Safe, code, finalize, one_line, prose, table
 from .run import PLOT_NAME, CardInfo
 
@@ -142,7 +142,7 @@ def _led_to(report: dict[str, Any]) -> list[str]:
 
 def _figures(report: dict[str, Any]) -> str:
     return ", ".join(
-        f"{prose(name)} {show(name, value)}" for name, value in report.get("metrics", {}).get("unlearned", {}).items()
+        f"{prose(name)} {show(name, value)}" for name, value in measured(report.get("metrics", {})).get("unlearned", {}).items()
     )
 
 
@@ -188,6 +188,7 @@ def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
             Safe(f"{', '.join(map(code, others))}: as the user's evaluation gave them{f', over {shown}' if shown else ''}.")
         )
     lines += [Safe(figure.remark) for figure in known if figure.remark]
+    lines += [prose(f"{gone}.") for gone in left_out(public.get("metrics", {}))]
     if public.get("measure"):
         lines.append(
             Safe(
@@ -275,8 +276,8 @@ def _snippet(info: CardInfo, repo_id: str | None) -> Safe:
 
 def limits(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
     """Sentences for the card. `public` is the redacted report."""
-    metrics = public.get("metrics", {})
-    figures = {name for values in metrics.values() for name in values}
+    metrics = {model: figures for model, figures in measured(public.get("metrics", {})).items() if figures}
+    figures = set(names_of(metrics))
     lines = [
         "Unlearning of this kind is approximate. It gives no formal guarantee, and traces of what was removed can remain in "
         "the weights where nobody looked for them.",
@@ -325,7 +326,7 @@ def set_size(name: str, report: dict[str, Any]) -> int | None:
 def eval_results(info: CardInfo, report: dict[str, Any]) -> list[EvalResult]:
     """A result for every figure that was measured of the unlearned model; `report` is the redacted one."""
     results = []
-    for name, value in report.get("metrics", {}).get("unlearned", {}).items():
+    for name, value in measured(report.get("metrics", {})).get("unlearned", {}).items():
         figure, dataset = FIGURES.get(name), set_of(name, report)
         size = set_size(dataset, report)
         if figure is not None:

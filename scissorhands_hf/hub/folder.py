@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..report.strict_json import to_json
 from ..report.unlearning_report import REPORT_NAME
 from .card import shown_pictures
 from .connection import UploadRefusedError
@@ -103,8 +104,7 @@ def stage(directory: Path, target: Path, info: CardInfo, public_report: dict[str
         else:
             link_or_copy(source, copy)
     if public_report is not None:
-        text = json.dumps(public_report, indent=2, ensure_ascii=False)
-        (target / REPORT_NAME).write_text(text + "\n", encoding="utf-8")
+        (target / REPORT_NAME).write_text(to_json(public_report), encoding="utf-8")
         names.append(REPORT_NAME)
     return names
 

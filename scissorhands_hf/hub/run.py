@@ -13,6 +13,7 @@ from transformers.modelcard import TASK_MAPPING
 
 from ..report.card_options import CardOptions
 from ..report.disclosure import redact
+from ..report.strict_json import to_json
 from ..report.unlearning_report import REPORT_NAME
 from .connection import UploadRefusedError
 
@@ -112,7 +113,7 @@ class CardInfo(CardOptions):
     def save(self, directory: Path) -> None:
         target = directory / INFO_NAME
         partial = target.with_name(target.name + ".partial")
-        partial.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(to_json(asdict(self)), encoding="utf-8")
         os.replace(partial, target)
 
     @classmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .figures import FIGURES, change_of, prompt_groups
+from .figures import FIGURES, change_of, is_measured, measured, prompt_groups
 from .plots import COLOURS, draw_bars, draw_cut, draw_losses
 from .strips import GAP, compose_strip, shown_size
 
@@ -53,15 +53,16 @@ def plot_concept_report(report: ConceptErasureReport, path: Path) -> Path:
     except ImportError as error:
         raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
     groups = choose_rows(report)
-    losses = [row for row in report.history if "retain_loss" in row]
+    losses = [row for row in report.history if is_measured(row.get("retain_loss"))]
     cut, edited = report.trim.get("per_module"), report.edit.get("per_layer")
+    metrics = measured(report.metrics)
     # The figures of the groups of prompts, and whatever else is in percent.
     drawn = [name for name, figure in FIGURES.items() if figure.place == "metrics" and figure.unit == "%"]
-    shares = {model: {name: figures[name] for name in drawn if name in figures} for model, figures in report.metrics.items()}
+    shares = {model: {name: figures[name] for name in drawn if name in figures} for model, figures in metrics.items()}
     changes = {
-        figure.name: report.metrics["unlearned"][change.name]
+        figure.name: metrics["unlearned"][change.name]
         for figure in prompt_groups().values()
-        if (change := change_of(figure)) and change.name in report.metrics.get("unlearned", {})
+        if (change := change_of(figure)) and change.name in metrics.get("unlearned", {})
     }
     panels = [
         *([lambda axes: draw_shares(axes, shares)] if any(shares.values()) else []),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .figures import FIGURES, explanations, figures_table, show
+from .figures import FIGURES, explanations, figures_table, left_out, show
 from .markdown import prose, table
 from .unlearning_report import UnlearningReport
 
@@ -117,8 +117,12 @@ class ConceptErasureReport(UnlearningReport):
             pairs = zip(self.concepts, self.edit["instead"], strict=True)
             led = ", ".join(f"{prose(name)} to {prose(other) if other else 'nothing in particular'}" for name, other in pairs)
             meanings.append(f"- Prompts were led from {led}.")
+        missing = [f"- {prose(gone)}." for gone in left_out(self.metrics)]
         measured = [f"- Measured with: {prose(self.describe_measure())}."] if self.measure else []
-        return "\n\n".join([*blocks, "\n".join([*meanings, *measured, *(f"- {prose(note)}" for note in self.notes)])]) + "\n"
+        return (
+            "\n\n".join([*blocks, "\n".join([*meanings, *missing, *measured, *(f"- {prose(note)}" for note in self.notes)])])
+            + "\n"
+        )
 
     def describe_measure(self) -> str:
         """`measure` as one line: "judge fashion-judge, images per prompt 50, …"."""

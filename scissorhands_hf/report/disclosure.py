@@ -60,6 +60,7 @@ def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
         if value is None
         or isinstance(value, (bool, int, float))
         or key in _WORDS
+        or value in ("inf", "-inf")  # numbers that JSON has no other form for
         or (key == "recipe" and disclose == "summary" and not concept)
         or key.endswith("_target_modules")
     }

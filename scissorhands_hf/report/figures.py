@@ -4,6 +4,7 @@ A figure that is added to `FIGURES` is known to all of them. Figures of other na
 `compute_metrics`, pass through everywhere, without a description.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -190,28 +191,48 @@ def show(name: str, value: float | None) -> Safe:
     return Safe(f"{value:.{FIGURES[name].digits}f}") if name in FIGURES else number(value)
 
 
-def names_of(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+def is_measured(value: float | None) -> bool:
+    """Whether a figure is a finite number. The area under a curve over one class is not, and saved reports then hold None."""
+    return value is not None and math.isfinite(value)
+
+
+def measured(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    """The figures of each model that can be shown: those that are numbers."""
+    return {model: {name: v for name, v in figures.items() if is_measured(v)} for model, figures in metrics.items()}
+
+
+def left_out(metrics: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """A sentence for each figure that is no number, so that what is missing from a table is not thought to be unmeasured."""
+    models: dict[str, list[str]] = {}
+    for model, figures in metrics.items():
+        for name, value in figures.items():
+            if not is_measured(value):
+                models.setdefault(name, []).append(model)
+    return [f"{name} is left out: it came out as no finite number ({', '.join(who)})" for name, who in models.items()]
+
+
+def names_of(metrics: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """The figures that some model has, in the order in which they were measured."""
-    return list(dict.fromkeys(name for figures in metrics.values() for name in figures))
+    return list(dict.fromkeys(name for figures in measured(metrics).values() for name in figures))
 
 
 def figures_table(
-    metrics: Mapping[str, Mapping[str, float]], gaps: Mapping[str, float] | None = None
+    metrics: Mapping[str, Mapping[str, float | None]], gaps: Mapping[str, float] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of the table of a report's figures, a row for each model that has any; cells are text."""
     names = names_of(metrics)
     gap = next(figure.name for figure in FIGURES.values() if figure.place == "average_gap")
     rows = [
         [model, *(show(name, figures.get(name)) for name in names), *([show(gap, gaps.get(model))] if gaps else [])]
-        for model, figures in metrics.items()
+        for model, figures in measured(metrics).items()
         if figures
     ]
     return ["model", *names, *([gap] if gaps else [])], rows
 
 
 def average_gap(metrics: Mapping[str, float], reference: Mapping[str, float]) -> float:
-    """Mean absolute difference, in points, of the metrics that both have; the reference is the retrained model."""
-    shared = [name for name in metrics if name in reference]
+    """Mean absolute difference, in points, of the metrics that both have as numbers; the reference is the retrained model."""
+    shared = [name for name, value in metrics.items() if is_measured(value) and is_measured(reference.get(name))]
     if not shared:
         raise ValueError(f"no metric in common: {sorted(metrics)} and {sorted(reference)}")
     return sum(abs(metrics[name] - reference[name]) for name in shared) / len(shared)

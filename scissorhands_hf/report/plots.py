@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .figures import FIGURES, history_figures, names_of
+from .figures import FIGURES, history_figures, is_measured, measured, names_of
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def plot_report(report: "UnlearningReport", path: Path) -> Path:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
-    losses = [row for row in report.history if "retain_loss" in row]
+    losses = [row for row in report.history if is_measured(row.get("retain_loss"))]
     cut = report.trim.get("per_module")
     panels = [
         *(partial(draw_metrics, metrics=part, title=title) for title, part in by_unit(report.metrics).items()),
@@ -50,7 +50,7 @@ def by_unit(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, dict[st
     for name in sorted(names_of(metrics), key=lambda name: list(FIGURES).index(name) if name in FIGURES else len(FIGURES)):
         unit = FIGURES[name].unit if name in FIGURES else ""
         part = parts.setdefault(titles.get(unit, f"Measured, {unit}"), {})
-        for model, figures in metrics.items():
+        for model, figures in measured(metrics).items():
             if name in figures:
                 part.setdefault(model, {})[name] = figures[name]
     return parts
@@ -80,7 +80,7 @@ def draw_losses(axes: "Axes", history: list[dict[str, float]]) -> None:
     """Retain and forget loss over the optimizer steps of repair."""
     colours = {"retain": COLOURS["retrained"], "forget": COLOURS["unlearned"]}
     for figure in history_figures():
-        rows = [row for row in history if figure.name in row]
+        rows = [row for row in history if is_measured(row.get(figure.name))]
         values = [row[figure.name] for row in rows]
         axes.plot([row["step"] for row in rows], values, label=figure.heading, color=colours.get(figure.over), marker=".")
     axes.set_xlabel("optimizer step")

@@ -54,7 +54,8 @@ def _figures(place: str) -> dict[str, Any]:
 def _figure(figure: Figure) -> dict[str, Any]:
     wanted = f"; {figure.wanted}" if figure.wanted else ""
     schema: dict[str, Any] = {
-        "type": "number",
+        # A figure that came out as no finite number is null.
+        "type": ["number", "null"],
         "description": f"{figure.wording}{wanted} (unit: {figure.unit}; over: {figure.over}; source: {figure.source})",
     }
     return schema | ({"minimum": 0, "maximum": 100} if figure.unit == "%" else {})

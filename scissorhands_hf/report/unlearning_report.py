@@ -1,14 +1,16 @@
 """One object with everything that was measured of a run."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .figures import average_gap, explanations, figures_table
+from .figures import average_gap, explanations, figures_table, left_out, measured
 from .markdown import prose, table
+from .strict_json import plain_numbers, to_json
 
 
 REPORT_NAME = "unlearning_report.json"
@@ -21,9 +23,9 @@ class UnlearningReport:
     Args:
         settings (`dict[str, Any]`, *optional*):
             Effective settings of the method.
-        metrics (`dict[str, dict[str, float]]`, *optional*):
+        metrics (`dict[str, dict[str, float | None]]`, *optional*):
             For each model measured ("original", "unlearned", "retrained", …) its figures by name, such as UA, RA, TA and
-            MIA in percent.
+            MIA in percent. One that came out as no finite number is null in the file, and shown nowhere.
         trim (`dict[str, Any]`, *optional*):
             Threshold, counts and re-initialised weights per module.
         history (`list[dict[str, float]]`, *optional*):
@@ -41,24 +43,31 @@ class UnlearningReport:
     kind: ClassVar[str] = "unlearning"  # tells the classes of saved reports apart
 
     settings: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     trim: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     sets: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON-ready values, with `average_gap` to the retrained model for each measured model."""
-        return {"report": self.kind, **asdict(self), "average_gap": self.average_gaps()}
+        """All fields as JSON-ready values, with `average_gap` to the retrained model for each measured model. A number that is
+        not finite is None; of settings, where it means something, its name as text ("inf")."""
+        values = {"report": self.kind, **asdict(self), "average_gap": self.average_gaps()}
+        values["settings"] = {
+            name: str(value) if isinstance(value, float) and math.isinf(value) else value
+            for name, value in self.settings.items()
+        }
+        return plain_numbers(values)
 
     def average_gaps(self) -> dict[str, float]:
         """Average gap in points to the model called "retrained", where there is one, for every other model."""
-        reference = self.metrics.get("retrained")
+        metrics = measured(self.metrics)
+        reference = metrics.get("retrained")
         if reference is None:
             return {}
-        return {name: average_gap(m, reference) for name, m in self.metrics.items() if name != "retrained" and m}
+        return {name: average_gap(m, reference) for name, m in metrics.items() if name != "retrained" and m}
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write `unlearning_report.json` into the folder `path` (or to `path` itself if it ends in .json)."""
@@ -66,7 +75,7 @@ class UnlearningReport:
         target = path if path.suffix == ".json" else path / REPORT_NAME
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(to_json(self.to_dict()), encoding="utf-8")
         os.replace(partial, target)
         return target
 
@@ -99,7 +108,8 @@ class UnlearningReport:
             return "No figures were measured.\n"
         heads, rows = figures_table(self.metrics, self.average_gaps())
         meanings = [f"- **{label}**: {meaning}." for label, meaning in explanations(heads)]
-        return "\n".join([table(heads, rows), "", *meanings, *(f"- {prose(note)}" for note in self.notes)]) + "\n"
+        notes = [f"- {prose(note)}" for note in (*(f"{gone}." for gone in left_out(self.metrics)), *self.notes)]
+        return "\n".join([table(heads, rows), "", *meanings, *notes]) + "\n"
 
     def plot(self, path: str | os.PathLike) -> Path:
         """Draw figures, loss curves and cut per layer to a PNG at `path`; see `plots`."""
