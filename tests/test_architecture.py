@@ -110,3 +110,9 @@ def test_a_way_through_the_package_has_fewer_than_ten_stops(way: str):
         owner, _, member = name.rpartition(".")
         assert re.search(rf"\b(def|class) {member}\b|^    {member}\b", ALL_SOURCES, re.MULTILINE), name
         assert not owner or re.search(rf"^class {owner}\b", ALL_SOURCES, re.MULTILINE), name
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest imports them by their names alone, and a clash is seen only where both are collected."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
