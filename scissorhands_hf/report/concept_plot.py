@@ -25,6 +25,7 @@ WIDTH = 13.6  # inches, as are all lengths below
 LABEL_WIDTH = 3.1
 MIDDLE_GAP = 0.4
 HALF_WIDTH = (WIDTH - LABEL_WIDTH - MIDDLE_GAP - 0.15) / 2
+HEADING_CHARACTERS = 32
 HEADING_HEIGHT = 0.42
 TITLE_HEIGHT = 0.75
 WARNING_HEIGHT = 0.24
@@ -155,7 +156,9 @@ def _draw_groups(
     place = height - top
     for group, rows in groups.items():
         line = (place - 0.3) / height
-        figure.text(0.015, line, f"{known[group].heading}: {known[group].wanted}", fontsize=10, weight="bold")
+        # In two lines where one would run into the words over the pictures.
+        heading = shorten(f"{known[group].heading}: {known[group].wanted}", HEADING_CHARACTERS)
+        figure.text(0.015, line, heading, fontsize=10, weight="bold", va="center_baseline", linespacing=1.0)
         for model, word in (("original", "before"), ("unlearned", "after, same seeds")):
             figure.text(left[model] / WIDTH, line, word, fontsize=9, color=COLOURS[model], weight="bold")
         place -= HEADING_HEIGHT

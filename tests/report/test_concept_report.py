@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from scissorhands_hf import UnlearningReport
 from scissorhands_hf.report import ConceptErasureReport, PromptScore
 from scissorhands_hf.report.concept_plot import MOST_PROMPTS, choose_rows, shorten
+from scissorhands_hf.report.figures import prompt_groups
 
 
 HOSTILE = "costs $5 | <img src=x> **or** [$6](http://x.y) \\frac{ `rm` " + "very long " * 30
@@ -101,6 +104,22 @@ def test_the_plot_shows_the_pictures_of_both_models_at_their_sides(tmp_path):
     assert count(pixels[:, : half + 60], BEFORE) > 16 * 5000 and count(pixels[:, half + 60 :], BEFORE) == 0
     assert count(pixels[:, half:], AFTER) > 16 * 5000 and count(pixels[:, : half - 60], AFTER) == 0
     assert pixels[-350:].min() < 50, "the panels below"
+
+
+def test_no_text_of_the_plot_runs_into_another(tmp_path, monkeypatch):
+    scores = [PromptScore(f"a {group}", group, "dress", 2, 100.0, 0.0, 0.9) for group in prompt_groups()]
+    pictures = {score.prompt: {model: [picture((9, 9, 9))] * 2 for model in ("original", "unlearned")} for score in scores}
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kw: (drawn.append(figure), save(figure, *args, **kw)))
+    make_report(prompts=scores, pictures=pictures).plot(tmp_path / "plot.png")
+    (figure,) = drawn
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text for part in (figure, *figure.subfigs) for text in part.texts if text.get_text()]
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
+    assert len(boxes) > 4 * len(scores)
+    for index, (words, box) in enumerate(boxes):
+        assert not [other for other, place in boxes[index + 1 :] if box.overlaps(place)], words
 
 
 def test_the_plot_of_a_loaded_report_has_its_panels(tmp_path):
