@@ -62,7 +62,7 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
         retain_latents, captions = _read(family, "retain_images", request.retain_images)
         # A picture without words goes with no words: what the original says of it there is kept all the same.
         retain_texts = [caption or "" for caption in captions]
-    forget_texts = [prompts.forget[number % len(prompts.forget)] for number in range(forget_count)]
+    forget_texts = _forget_texts(list(prompts.asking.values()), forget_count)
 
     to_draw = [texts for texts, given in ((forget_texts, forget_latents), (retain_texts, retain_latents)) if given is None]
     total = sum(map(len, to_draw))
@@ -121,6 +121,17 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
     _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter)
     return retain, forget, retain_eval, forget_eval
+
+
+def _forget_texts(asking: list[list[str]], count: int) -> list[str]:
+    """A prompt for each of `count` pictures: the concepts in turn, and of each its prompts in turn or, where there are more of
+    them than pictures, evenly over their list."""
+    most = -(-count // len(asking))
+    texts = []
+    for number in range(count):
+        prompts, turn = asking[number % len(asking)], number // len(asking)
+        texts.append(prompts[turn * len(prompts) // most if most < len(prompts) else turn % len(prompts)])
+    return texts
 
 
 def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str | None]]:

@@ -24,6 +24,8 @@ class ConceptPrompts:
             What pictures are to show in the place of each concept; "" for nothing in particular.
         forget, anchors (`list[str]`):
             Prompts to change, and what each is redirected to.
+        asking (`dict[str, list[str]]`):
+            For each concept the prompts among `forget` that ask for it.
         edits (`list[tuple[str, str]]`):
             Prompts and those whose answer text layers are to give instead.
         retain (`list[str]`):
@@ -39,6 +41,7 @@ class ConceptPrompts:
     instead: dict[str, str]
     forget: list[str]
     anchors: list[str]
+    asking: dict[str, list[str]]
     edits: list[tuple[str, str]]
     retain: list[str]
     kept_texts: list[str]
@@ -121,7 +124,7 @@ def build_prompts(
     others = [thing for thing in (*keep, *kept.subjects) if not any(mentions(thing, gone) for gone in erased_before)]
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
-    instead = {}
+    instead, asking = {}, {}
     for name in concepts:
         coloured: dict[str, str] = {}
         if is_look(name):
@@ -133,7 +136,7 @@ def build_prompts(
             own = {text: (fill(t, other, known) or other) if other else "" for t, text in texts.items() if text is not None}
             if other:
                 coloured = {photo(f"{look} {name}"): photo(f"{look} {other}") for look in kept.looks}
-        instead[name] = other
+        instead[name], asking[name] = other, list(own)
         changes = own | changes
         # Beside the empty prompt, a sentence's words before the concept would have nothing to be answered by.
         edits |= {text: answer for text, answer in (own | coloured).items() if answer or text == name}
@@ -145,6 +148,7 @@ def build_prompts(
         instead=instead,
         forget=list(changes),
         anchors=list(changes.values()),
+        asking=asking,
         edits=list(edits.items()),
         retain=retain,
         kept_texts=kept_texts(kept, retain, known, chance),

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from ..audit import Judge, load_judge
 from ..trainer.scopes import resolve_scopes
 from .erasure_config import ConceptErasureConfig
 from .families import Family, check_pipeline, family_of
+from .guard import unfrozen
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .settings import build_config, default_sampling
 from .text_edit import check_scope
+from .workload import bounded_report, default_pictures
 
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class ErasureRequest:
             With the defaults of the pipeline's call.
         judge (`Judge`, *optional*):
             Loaded.
+        report_images (`int`):
+            Pictures for each prompt of the report; by default a number that `workload` says.
 
     Raises:
         TypeError, ValueError: for pipelines, names and settings that cannot work.
@@ -49,7 +53,7 @@ class ErasureRequest:
     recipe: str | None = None
     generator: torch.Generator | None = None
     judge: Judge | str | None = None
-    report_images: int = 8
+    report_images: int | None = None
     sampling: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -61,7 +65,7 @@ class ErasureRequest:
         check_pipeline(self.pipe)
         self.family = family_of(self.pipe)
         concepts, anchor, keep = check_names(self.concept, self.anchor, self.keep, self.family)
-        if self.report_images < 0 or self.report_images == 1:
+        if self.report_images is not None and (self.report_images < 0 or self.report_images == 1):
             raise ValueError(f"report_images={self.report_images} must be 0 for none, or at least 2 to tell change from chance")
         self.args = build_config(self.family, self.recipe, anchor, self._seeded(self.config))
         self._check_scopes()
@@ -79,6 +83,10 @@ class ErasureRequest:
             self.args.seed,
             choose_anchor=self.args.forget_objective == "closed_form",
         )
+        if self.args.pictures_per_concept is None:
+            self.args.pictures_per_concept = default_pictures(len(concepts))
+        rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
+        self.prompts = replace(self.prompts, report=rows)
 
     def _seeded(self, config: dict[str, Any]) -> dict[str, Any]:
         if self.generator is None:
@@ -88,7 +96,8 @@ class ErasureRequest:
         return {**config, "seed": int(torch.randint(2**31, (1,), generator=self.generator, device=self.generator.device))}
 
     def _check_scopes(self) -> None:
-        scopes = resolve_scopes(self.family.denoiser, self.args)  # patterns that match nothing are refused
+        with unfrozen(self.family.denoiser):
+            scopes = resolve_scopes(self.family.denoiser, self.args)  # patterns that match nothing are refused
         if self.args.forget_objective == "closed_form" and self.args.trim_ratio:
             check_scope(self.family, scopes.reinit)
 
