@@ -2,8 +2,10 @@
 
 import random
 import re
+from importlib import resources
 
 import pytest
+import yaml
 
 from scissorhands_hf.erasure.words import (
     CONCEPT_TEMPLATES,
@@ -150,3 +152,10 @@ def test_looks(name):
 @pytest.mark.parametrize("name", ["dress", "stylist", "red dress", "Monet"])
 def test_things_are_no_looks(name):
     assert not is_look(name)
+
+
+def test_every_word_in_the_lists_is_a_text():
+    # To YAML a bare "on" is true and a bare "no" is false.
+    lists = yaml.safe_load(resources.files("scissorhands_hf.erasure").joinpath("words.yaml").read_text(encoding="utf-8"))
+    assert all(isinstance(word, str) for words in lists.values() for word in words)
+    assert plural("cup on a table") == "cups on a table" and with_article("no dress") == "no dress"
