@@ -2,8 +2,10 @@
 
 import random
 import re
+from importlib import resources
 
 import pytest
+import yaml
 
 from scissorhands_hf.erasure.words import (
     CONCEPT_TEMPLATES,
@@ -150,3 +152,16 @@ def test_looks(name):
 @pytest.mark.parametrize("name", ["dress", "stylist", "red dress", "Monet"])
 def test_things_are_no_looks(name):
     assert not is_look(name)
+
+
+def test_every_word_of_the_lists_is_text():
+    """YAML takes the bare words on, off, yes and no for truth values."""
+    path = resources.files("scissorhands_hf.erasure").joinpath("words.yaml")
+    lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len(lists) > 8
+    assert [(name, word) for name, words in lists.items() for word in words if not isinstance(word, str)] == []
+
+
+def test_small_words_that_yaml_has_for_truth_values():
+    assert with_article("no parking sign") == "no parking sign"
+    assert plural("hat on a dog") == "hats on a dog"
