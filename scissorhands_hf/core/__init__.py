@@ -3,7 +3,7 @@
 This room imports torch only (and scipy, where several memories are kept) and knows nothing of trainers, pipelines or Hubs.
 Weights are whole on every process, never shards. Its files follow the paper's order:
 
-1. `sensitivity` - connection sensitivity of every weight on the forget set (paper section 3.1);
+1. `sensitivity` - connection sensitivity of every weight on the forget set (paper section 3.1), or relative to the retain set;
 2. `threshold` - the exact value that the top share of sensitivities exceeds;
 3. `trim` - re-initialise the weights above it, in place, from their own initial distribution;
    `trim_model` does 1 to 3;
@@ -18,7 +18,7 @@ from .closed_form import ClosedFormEdit
 from .memory import GradientMemory, Projection, nonnegative_coefficients
 from .modes import evaluation_mode, unrecorded_batch_norm
 from .projection import project_gradients, relearned_weights, renew_memories
-from .sensitivity import connection_sensitivity, stream_gradients
+from .sensitivity import connection_sensitivity, relative_sensitivity, stream_gradients
 from .threshold import exact_threshold
 from .trim import NoInitialDistributionError, TrimAccount, trim_model, trim_weights
 
@@ -34,6 +34,7 @@ __all__ = [
     "exact_threshold",
     "nonnegative_coefficients",
     "project_gradients",
+    "relative_sensitivity",
     "relearned_weights",
     "renew_memories",
     "stream_gradients",

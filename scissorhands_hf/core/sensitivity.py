@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+# Of the mean retain sensitivity of a tensor: a weight that the retain set hardly depends on must not win by a division by
+# almost nothing.
+RELATIVE_FLOOR = 0.01
+
+
 def stream_gradients(
     compute_loss: Callable[[], Tensor],
     parameters: Mapping[str, nn.Parameter],
@@ -54,6 +59,7 @@ def connection_sensitivity(
     losses: Iterable[Callable[[], Tensor]],
     parameters: Mapping[str, nn.Parameter],
     reduce: Callable[[Tensor], Tensor] | None = None,
+    part: str = "forget",
 ) -> dict[str, Tensor]:
     """Connection sensitivity of each weight, `s_j = |θ_j| · Σ_b |∂L_b/∂θ_j|`.
 
@@ -69,6 +75,8 @@ def connection_sensitivity(
         reduce (`Callable[[Tensor], Tensor]`, *optional*):
             Sums a tensor over processes that saw different batches, in place or not, and returns it; left out for a single
             process.
+        part (`str`, *optional*, defaults to `"forget"`):
+            What the batches are of, for messages.
 
     Returns:
         For each name a float32 tensor of the parameter's shape, on its device; zero where the loss does not depend on the
@@ -92,18 +100,61 @@ def connection_sensitivity(
     for compute_loss in losses:
         loss = stream_gradients(compute_loss, parameters, fold)
         if not torch.isfinite(loss):
-            raise ValueError(f"the forget loss of sensitivity batch {batches} is {loss.item()}, not a finite number")
+            raise ValueError(f"the {part} loss of sensitivity batch {batches} is {loss.item()}, not a finite number")
         batches += 1
     if batches == 0 and reduce is None:
-        raise ValueError("connection sensitivity needs at least one forget batch, got none")
+        raise ValueError(f"connection sensitivity needs at least one {part} batch, got none")
 
     for name, accumulator in accumulators.items():
         if reduce is not None:
             accumulator.copy_(reduce(accumulator))
         accumulator.mul_(parameters[name].detach().abs())
         if not is_finite(accumulator):
-            raise ValueError(f"the gradient of the forget loss contains NaN or infinity for {name!r}")
+            raise ValueError(f"the gradient of the {part} loss contains NaN or infinity for {name!r}")
     return accumulators
+
+
+def relative_sensitivity(
+    forget_losses: Iterable[Callable[[], Tensor]],
+    retain_losses: Iterable[Callable[[], Tensor]],
+    parameters: Mapping[str, nn.Parameter],
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Connection sensitivity on the forget set in units of that on the retain set, `s_j = f_j / (r_j + 1 % of r's mean)`.
+
+    `f` and `r` are those of [`connection_sensitivity`], and the mean is taken over the tensor that holds weight j; where no
+    retain batch depends on the tensor, over all of them. High are weights that the forget set needs and the retain set does
+    not, rather than those that everything needs. Not in the paper.
+
+    Two float32 accumulators of the size of `parameters` are all the memory this needs beside the largest single gradient;
+    one of them is freed tensor by tensor.
+
+    Args:
+        forget_losses, retain_losses (`Iterable[Callable[[], Tensor]]`):
+            As for [`connection_sensitivity`]. Only when both count as many batches are values near 1 those of weights that
+            both sets depend on alike; the order of the weights does not depend on it.
+        parameters, reduce (`Mapping[str, nn.Parameter]`):
+            As for [`connection_sensitivity`].
+
+    Returns:
+        For each name a float32 tensor of the parameter's shape, on its device.
+
+    Raises:
+        ValueError: as [`connection_sensitivity`], or the retain loss depends on no weight at all.
+    """
+    retain = connection_sensitivity(retain_losses, parameters, reduce, part="retain")
+    # In float64: a sum over billions of weights.
+    means = {name: tensor.mean(dtype=torch.float64).item() if tensor.numel() else 0.0 for name, tensor in retain.items()}
+    overall = sum(means[name] * tensor.numel() for name, tensor in retain.items()) / sum(t.numel() for t in retain.values())
+    if overall == 0:
+        raise ValueError("the retain loss depends on none of the weights, so there is nothing to relate sensitivity to")
+    forget = connection_sensitivity(forget_losses, parameters, reduce)
+    for name, sensitivity in forget.items():
+        floor = RELATIVE_FLOOR * (means[name] or overall)
+        sensitivity.div_(retain.pop(name).add_(floor))
+        if not is_finite(sensitivity):
+            raise ValueError(f"the relative sensitivity of {name!r} overflows: its retain sensitivity is almost zero")
+    return forget
 
 
 def is_finite(tensor: Tensor) -> bool:

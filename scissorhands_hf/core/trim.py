@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .sensitivity import connection_sensitivity
+from .sensitivity import connection_sensitivity, relative_sensitivity
 from .threshold import exact_threshold
 
 
@@ -203,6 +203,7 @@ def trim_model(
     seed: int,
     initialize: Callable[[nn.Module], object] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
+    retain_losses: Iterable[Callable[[], Tensor]] | None = None,
 ) -> TrimAccount:
     """Re-initialise, in place, those of `targets` that are among the top `ratio` of `candidates` by sensitivity.
 
@@ -223,12 +224,18 @@ def trim_model(
             See [`trim_weights`].
         reduce (`Callable[[Tensor], Tensor]`, *optional*):
             Sums a tensor over data-parallel processes.
+        retain_losses (`Iterable[Callable[[], Tensor]]`, *optional*):
+            As many, each of one retain batch: the sensitivity is then taken relative to that of the retain set, see
+            [`relative_sensitivity`].
 
     Returns:
         The account.
     """
     started = time.perf_counter()
-    sensitivity = connection_sensitivity(forget_losses, candidates, reduce)
+    if retain_losses is None:
+        sensitivity = connection_sensitivity(forget_losses, candidates, reduce)
+    else:
+        sensitivity = relative_sensitivity(forget_losses, retain_losses, candidates, reduce)
     measured = time.perf_counter()
     threshold, total = exact_threshold(list(sensitivity.values()), ratio)
     counts = trim_weights(model, sensitivity, threshold, targets, seed, initialize)

@@ -118,6 +118,10 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             prediction = guided(prediction, self._predict(model, batch, empty), self.args.sensitivity_guidance)
         return mean_squared_error(prediction, batch["denoising_target"])
 
+    def compute_retain_sensitivity_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Denoising loss of retain pictures: the distance to the original's own prediction has no gradient at the original."""
+        return mean_squared_error(self._predict(model, batch, batch["prompt"]), batch["denoising_target"])
+
     def default_ceiling(self, batch: dict[str, Tensor], outputs: Any, loss: Tensor) -> Ceiling:
         """Of ascent: the denoising loss of saying nothing, the mean square of the targets. Other objectives have a floor."""
         batch = self.probe_batch(FORGET, size=64)

@@ -60,6 +60,10 @@ class RepairMixin(BatchLossMixin):
         """L(D_f) of which the sensitivity and the gradient memories take the gradient."""
         return self.compute_batch_loss(model, batch)
 
+    def compute_retain_sensitivity_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """L(D_r) of the given model, whose gradient the sensitivity is related to with `saliency="relative"`."""
+        return self.compute_batch_loss(model, batch)
+
     # ---- One step ----
 
     def compute_loss(

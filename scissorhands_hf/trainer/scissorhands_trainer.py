@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import datasets
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -35,9 +34,8 @@ from .saved_weights import load_saved_weights
 from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes, resolve_scopes
 from .shared_examples import warn_of_shared_examples
-from .stage_callback import StageCallback
 from .training_sets import TrainingSet, model_columns, training_set
-from .trimming import NOTHING_TRIMMED, TRIM_SETTINGS, sensitivity_batches, trim_by_sensitivity
+from .trimming import TRIM_SETTINGS, TrimMixin
 
 
 logger = logging.getLogger(__name__)
@@ -46,7 +44,7 @@ logger = logging.getLogger(__name__)
 _HISTORY = ("step", "epoch", "loss", "retain_loss", "forget_loss", "projected_share", "memory_alignment", "grad_norm")
 
 
-class ScissorhandsTrainer(PublishingMixin, ProbeMixin, RepairMixin, Trainer):
+class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, Trainer):
     r"""
     Make a model forget a class, examples or documents, by Scissorhands (Wu & Harandi, ECCV 2024, arXiv:2401.06187).
 
@@ -236,58 +234,7 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, RepairMixin, Trainer):
             )
         )
 
-    def forget_losses(self, batches: list[list[int]], shared: bool = False) -> Iterator[Callable[[], Tensor]]:
-        """For each batch of forget indices a callable that computes its loss on the model outside DDP.
-
-        Args:
-            batches (`list[list[int]]`):
-                Of this process.
-            shared (`bool`, *optional*, defaults to `False`):
-                Each is this process's part of a batch of all; its loss is weighed so that their mean is that batch's.
-        """
-        for indices in batches:
-            batch = send_to_device(self.sets[FORGET].batch(indices), self.args.device)
-            share = self.batch_share(batch, self.total_weights([self.batch_weight(batch)])[0]) if shared else 1.0
-
-            def compute(batch: dict[str, Any] = batch, share: float = share) -> Tensor:
-                with self.compute_loss_context_manager():
-                    return share * self.compute_sensitivity_loss(self.model, batch)
-
-            yield compute
-
-    # ---- Steps 1 to 3: sensitivity, threshold, trim ----
-
-    def _stage_callbacks(self) -> list[StageCallback]:
-        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, StageCallback)]
-
-    def _told(self, losses: Iterator[Callable[[], Tensor]], total: int) -> Iterator[Callable[[], Tensor]]:
-        """The losses, with how many of them are done told to the stage callbacks."""
-        for done, loss in enumerate(losses):
-            for callback in self._stage_callbacks():
-                callback.on_sensitivity(done, total)
-            yield loss
-
-    def trim(self) -> dict[str, Any]:
-        """Re-initialise the weights that the forget set depends on most (paper, section 3.1). `train()` calls this once.
-
-        Returns:
-            The trim report: `threshold` τ, `candidates` (weights compared), `above_threshold` asked for by trim_ratio,
-            `trimmed` in all, and `per_module` counts. With `trim_ratio=0` nothing is measured or cut.
-        """
-        args: ScissorhandsConfig = self.args
-        if args.trim_ratio == 0:
-            return dict(NOTHING_TRIMMED)
-        batches = sensitivity_batches(args, len(self.forget_dataset), self.forget_batch_size, self.data_seed)
-        mine = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        losses = tqdm(
-            self._told(self.forget_losses(mine), len(mine)),
-            total=len(mine),
-            desc="Connection sensitivity",
-            disable=args.disable_tqdm or not self.is_local_process_zero(),
-        )
-        report, seconds = trim_by_sensitivity(self.model, self.scopes, args, losses, self.accelerator)
-        self.record.seconds.update(seconds)
-        return {**report, "saliency_batches": len(batches)}
+    # ---- The start of a run ----
 
     def begin_repair(self) -> None:
         """At the start of Trainer's loop: trim, unless a checkpoint is resumed that was, or the loop is started again with the
@@ -298,7 +245,7 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, RepairMixin, Trainer):
             return
         self.record.settings = settings
         self.record.trim = cut = self.trim()
-        for callback in self._stage_callbacks():
+        for callback in self.stage_callbacks():
             callback.on_trim(cut)
         if cut["threshold"] is not None:
             self.log({"trim_threshold": cut["threshold"], "trimmed_weights": cut["trimmed"]})

@@ -23,17 +23,19 @@ class StageCallback(TrainerCallback):
         self.tell, self.stage = tell, stage
         self._losses: dict[str, float] = {}
         self._measured: tuple[str, int, int] | None = None
+        self._batches = 1
 
     def on_sensitivity(self, step: int, total: int) -> None:
-        """Called by [`ScissorhandsTrainer`] with the forget batches done; transformers knows no such event."""
+        """Called by [`ScissorhandsTrainer`] with the batches done; transformers knows no such event."""
+        self._batches = total
         self.tell("sensitivity", step, total)
 
     def on_trim(self, report: dict[str, Any]) -> None:
         """Called by [`ScissorhandsTrainer`] with its trim report."""
-        batches = report.get("saliency_batches", 1)
         # With trim_ratio=0 nothing was compared, and the stage is over as it begins.
         counts = {"trimmed": report["trimmed"], "compared": report["candidates"]} if report["candidates"] else {}
-        self.tell("sensitivity", batches, batches, **counts)
+        self.tell("sensitivity", self._batches, self._batches, **counts)
+        self._batches = 1
 
     @contextmanager
     def measuring(self, stage: str, batches: int) -> Iterator[None]:

@@ -1,25 +1,30 @@
-"""Steps 1 to 3 in a trainer: which forget batches the sensitivity is measured on, the trim over processes, and its report."""
+"""Steps 1 to 3 in a trainer: the batches that the sensitivity is measured on, the trim over processes, and its report."""
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..core import evaluation_mode, trim_model
 from .initializer import initializer_of
-from .paired_batches import random_batches
+from .paired_batches import FORGET, RETAIN, random_batches
+from .run_callbacks import UnlearningRecord
 from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes
+from .stage_callback import StageCallback
+from .training_sets import TrainingSet
 
 
 logger = logging.getLogger(__name__)
 
 # What matters before the first step alone.
-TRIM_SETTINGS = ("trim_ratio", "saliency_batches", "threshold_scope", "reinit_target_modules")
+TRIM_SETTINGS = ("trim_ratio", "saliency", "saliency_batches", "threshold_scope", "reinit_target_modules")
 NOTHING_TRIMMED = {"threshold": None, "candidates": 0, "above_threshold": 0, "trimmed": 0, "per_module": {}}
 
 
@@ -47,6 +52,7 @@ def trim_by_sensitivity(
     args: ScissorhandsConfig,
     forget_losses: Iterable[Callable[[], Tensor]],
     accelerator: Accelerator,
+    retain_losses: Iterable[Callable[[], Tensor]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Re-initialise, in place, the weights in scope that the forget set depends on most.
 
@@ -61,6 +67,8 @@ def trim_by_sensitivity(
             This process's part of the batches.
         accelerator (`Accelerator`):
             Sums over processes.
+        retain_losses (`Iterable[Callable[[], Tensor]]`, *optional*):
+            As many as forget batches, of retain batches: the sensitivity is taken relative to theirs.
 
     Returns:
         The report, JSON-ready, and the seconds of "sensitivity" and "trim".
@@ -69,7 +77,9 @@ def trim_by_sensitivity(
     candidates = scope if args.threshold_scope == "reinit" else {name: model.get_parameter(name) for name in scopes.trained}
     total = partial(accelerator.reduce, reduction="sum") if accelerator.num_processes > 1 else None
     with evaluation_mode(model):
-        account = trim_model(model, forget_losses, candidates, scope, args.trim_ratio, args.seed, initializer_of(model), total)
+        account = trim_model(
+            model, forget_losses, candidates, scope, args.trim_ratio, args.seed, initializer_of(model), total, retain_losses
+        )
     report = dataclasses.asdict(account)
     seconds = report.pop("seconds")
     if account.trimmed == 0:
@@ -87,3 +97,95 @@ def trim_by_sensitivity(
         ", ".join(f"{name} {row['trimmed']:,}" for name, row in account.per_module.items() if row["trimmed"]),
     )
     return report, seconds
+
+
+class TrimMixin:
+    """The trim of a trainer that has a `RepairMixin` and what is declared here; to be named before it."""
+
+    args: ScissorhandsConfig
+    accelerator: Accelerator
+    model: nn.Module
+    scopes: Scopes
+    record: UnlearningRecord
+    sets: dict[str, TrainingSet]
+    """The "retain" and the "forget" set."""
+    forget_batch_size: int
+    """Per device."""
+    data_seed: int
+
+    # ---- The losses whose gradients are taken ----
+
+    def forget_losses(self, batches: list[list[int]], shared: bool = False) -> Iterator[Callable[[], Tensor]]:
+        """For each batch of forget indices a callable that computes its loss on the model outside DDP.
+
+        Args:
+            batches (`list[list[int]]`):
+                Of this process.
+            shared (`bool`, *optional*, defaults to `False`):
+                Each is this process's part of a batch of all; its loss is weighed so that their mean is that batch's.
+        """
+        for indices in batches:
+            batch = send_to_device(self.sets[FORGET].batch(indices), self.args.device)
+            share = self.batch_share(batch, self.total_weights([self.batch_weight(batch)])[0]) if shared else 1.0
+
+            def compute(batch: dict[str, Any] = batch, share: float = share) -> Tensor:
+                with self.compute_loss_context_manager():
+                    return share * self.compute_sensitivity_loss(self.model, batch)
+
+            yield compute
+
+    def retain_losses(self, batches: list[list[int]]) -> Iterator[Callable[[], Tensor]]:
+        """The same for batches of retain indices, to which `saliency="relative"` relates the sensitivity."""
+        for indices in batches:
+            batch = send_to_device(self.sets[RETAIN].batch(indices), self.args.device)
+
+            def compute(batch: dict[str, Any] = batch) -> Tensor:
+                with self.compute_loss_context_manager():
+                    return self.compute_retain_sensitivity_loss(self.model, batch)
+
+            yield compute
+
+    # ---- The trim ----
+
+    def stage_callbacks(self) -> list[StageCallback]:
+        """Those that are told of stages which Trainer has no event for."""
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, StageCallback)]
+
+    def trim(self) -> dict[str, Any]:
+        """Re-initialise the weights that the forget set depends on most (paper, section 3.1). `train()` calls this once.
+
+        Returns:
+            The trim report: `threshold` τ, `candidates` (weights compared), `above_threshold` asked for by trim_ratio,
+            `trimmed` in all, and `per_module` counts. With `trim_ratio=0` nothing is measured or cut.
+        """
+        args: ScissorhandsConfig = self.args
+        if args.trim_ratio == 0:
+            return dict(NOTHING_TRIMMED)
+        size, seed = self.forget_batch_size, self.data_seed
+        forget = sensitivity_batches(args, len(self.sets[FORGET]), size, seed)
+        # As many of the retain set, which may be far larger; from another order than that of the first epoch.
+        relative = args.saliency == "relative"
+        retain = random_batches(len(self.sets[RETAIN]), size, len(forget), seed + 1) if relative else []
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        forget_mine, retain_mine = forget[rank::world], retain[rank::world]
+        batches = len(retain_mine) + len(forget_mine)
+        disabled = args.disable_tqdm or not self.is_local_process_zero()
+        with tqdm(total=batches, desc="Connection sensitivity", disable=disabled) as bar:
+            report, seconds = trim_by_sensitivity(
+                self.model,
+                self.scopes,
+                args,
+                self._told(self.forget_losses(forget_mine), bar, len(retain_mine)),
+                self.accelerator,
+                self._told(self.retain_losses(retain_mine), bar, 0) if relative else None,
+            )
+        self.record.seconds.update(seconds)
+        return {**report, "saliency_batches": len(forget)}
+
+    def _told(self, losses: Iterator[Callable[[], Tensor]], bar: tqdm, first: int) -> Iterator[Callable[[], Tensor]]:
+        """The losses, with how many are done, `first` of others among them, told to the bar and to the stage callbacks."""
+        for done, loss in enumerate(losses, first):
+            for callback in self.stage_callbacks():
+                callback.on_sensitivity(done, bar.total)
+            yield loss
+            bar.update()

@@ -19,6 +19,9 @@ class UnlearningSettings:
         trim_ratio (`float`, *optional*, defaults to 0.03):
             Share of the weights in `threshold_scope`, in [0, 1), whose connection sensitivity counts as high. Those of them
             that lie in `reinit_target_modules` are re-initialised; with 0 nothing is.
+        saliency (`str`, *optional*, defaults to `"forget"`):
+            `"forget"`: |θ·∇L(D_f)|, as published. `"relative"`: that divided by |θ·∇L(D_r)| on as many retain batches (plus 1 %
+            of its mean in the weight's tensor), so that weights which everything needs are not cut; not in the paper.
         saliency_batches (`int`, *optional*, defaults to -1):
             Number B of forget batches over which the sensitivity is summed; -1 takes the whole forget set once.
         threshold_scope (`str`, *optional*, defaults to `"all"`):
@@ -77,6 +80,13 @@ class UnlearningSettings:
     recipe: str | None = field(default=None, metadata={"help": "Name of a set of tested settings; explicit arguments win."})
     trim_ratio: float = field(
         default=0.03, metadata={"help": "Share of weights in threshold_scope whose sensitivity counts as high, in [0, 1)."}
+    )
+    saliency: str = field(
+        default="forget",
+        metadata={
+            "help": "'forget': sensitivity to the forget set, as published; 'relative': to it rather than to the retain set.",
+            "choices": ("forget", "relative"),
+        },
     )
     saliency_batches: int = field(
         default=-1, metadata={"help": "Forget batches over which sensitivity is summed; -1: the whole forget set once."}

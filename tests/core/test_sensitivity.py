@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny_cnn, tiny_llama, tiny_resnet, tiny_vit
 from torch import Tensor, nn
 
-from scissorhands_hf.core import connection_sensitivity, stream_gradients
+from scissorhands_hf.core import connection_sensitivity, relative_sensitivity, stream_gradients
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -53,6 +53,52 @@ def test_equals_autograd_on_every_architecture(build: Callable) -> None:
         assert parameter.grad is None
         assert not parameter._post_accumulate_grad_hooks
     assert sum(float(s.sum()) for s in measured.values()) > 0
+
+
+def test_relative_equals_the_formula_on_every_architecture(build: Callable) -> None:
+    model, batch = build()
+    model.eval()
+    forget, retain = halves(batch)
+    on_forget, on_retain = by_autograd(model, [forget]), by_autograd(model, [retain])
+    everywhere = torch.cat([value.flatten() for value in on_retain.values()]).mean()
+
+    measured = relative_sensitivity(losses_of(model, [forget]), losses_of(model, [retain]), candidates(model))
+
+    assert measured.keys() == on_forget.keys()
+    for name, parameter in candidates(model).items():
+        floor = 0.01 * (on_retain[name].mean() or everywhere)
+        assert measured[name].dtype == torch.float32 and measured[name].shape == parameter.shape
+        torch.testing.assert_close(
+            measured[name].double(),
+            on_forget[name] / (on_retain[name] + floor),
+            rtol=1e-3,
+            atol=1e-6,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
+
+
+def test_relative_finds_the_weight_that_the_forget_set_alone_needs() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
+    forget, retain = torch.tensor([5.0, 1.0, 0.0]), torch.tensor([5.0, 0.0, 1.0])
+    losses = [lambda: (forget * weight).sum()], [lambda: (retain * weight).sum()]
+    alone = connection_sensitivity(losses[0], {"w": weight})["w"]
+    measured = relative_sensitivity(*losses, {"w": weight})["w"]
+    floor = 0.01 * 2  # of the mean
+    assert alone.argmax() == 0 and measured.argmax() == 1
+    assert measured.tolist() == pytest.approx([5 / (5 + floor), 1 / floor, 0])
+
+
+def test_relative_where_no_retain_batch_reaches_a_tensor() -> None:
+    reached, missed = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    forget = [lambda: reached.sum() + 3 * missed.sum()]
+    measured = relative_sensitivity(forget, [lambda: reached.sum()], {"reached": reached, "missed": missed})
+    assert measured["missed"].tolist() == pytest.approx([3 / (0.01 * 0.5)] * 2)  # of the mean over all four weights
+    with pytest.raises(ValueError, match="retain loss depends on none"):
+        relative_sensitivity(forget, [lambda: 0 * reached.sum()], {"reached": reached, "missed": missed})
+    with pytest.raises(ValueError, match="at least one retain batch"):
+        relative_sensitivity(forget, [], {"reached": reached})
+    with pytest.raises(ValueError, match="retain loss of sensitivity batch 0 is nan"):
+        relative_sensitivity(forget, [lambda: reached.sum() * float("nan")], {"reached": reached})
 
 
 def test_absolute_values_are_summed_over_batches_not_the_gradients() -> None:

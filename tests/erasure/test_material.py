@@ -115,6 +115,24 @@ def test_the_sensitivity_takes_the_denoising_loss_of_the_concept(tmp_path):
     assert torch.allclose(measured, (weight * gradient).abs().detach(), rtol=1e-3, atol=1e-8)
 
 
+def test_the_retain_sensitivity_takes_the_denoising_loss_of_what_is_kept(tmp_path):
+    # The retain pictures' targets are the original's own predictions, at which their loss has no gradient.
+    pipe = tiny_stable_diffusion()
+    trainer = trainer_of(pipe, tmp_path, saliency="relative")
+    retain, weight = trainer.train_dataset, pipe.unet.conv_in.weight
+    batch = collate([retain[index] for index in range(2)])
+    text_of = {row: text for text, row in trainer.table.rows.items()}
+    with torch.enable_grad():
+        states = pipe.encode_prompt([text_of[r] for r in batch["prompt"].tolist()], "cpu", 1, False)[0].detach()
+        loss = (pipe.unet(batch["noisy"], batch["timesteps"], states).sample - batch["denoising_target"]).square().mean()
+        (gradient,) = torch.autograd.grad(loss, weight)
+    (compute,) = trainer.retain_losses([[0, 1]])
+    measured = connection_sensitivity([compute], {"w": weight})["w"]
+    assert measured.max() > 0 and torch.allclose(measured, (weight * gradient).abs().detach(), rtol=1e-3, atol=1e-8)
+    trainer.args.trim_ratio = 0.05
+    assert trainer.trim()["trimmed"] > 0
+
+
 def test_the_step_with_the_best_tradeoff_is_kept(tmp_path):
     # A learning rate that ruins the model, and no decay: later steps are worse than the first ones.
     trainer = trainer_of(
