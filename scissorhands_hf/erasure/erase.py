@@ -68,7 +68,8 @@ def erase_concept(
             Pictures to use in the place of ones that the pipeline draws. Retain pictures may have captions (a column "text",
             "caption" or "prompt", or text files beside them).
         recipe (`str`, *optional*):
-            A set of settings from `scissorhands_hf.RECIPES`; default: "concept", measured on the pipeline in `spaces_demo`.
+            A set of settings from `scissorhands_hf.RECIPES`; default: "concept", or "compound" where a concept has several
+            words; both were measured on the pipeline in `spaces_demo`.
         generator (`torch.Generator`, *optional*):
             Where the run's seed is drawn from, instead of `seed`.
         callback (*optional*):

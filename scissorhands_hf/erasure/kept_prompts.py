@@ -1,9 +1,11 @@
 """Prompts of what must not change: neighbours that the user named, and everyday things and looks."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
+from .compounds import clear_of, parts_of, variants_of
 from .words import (
     CONCEPT_TEMPLATES,
     GENERIC_LOOKS,
@@ -13,13 +15,13 @@ from .words import (
     KnownWords,
     fill,
     is_look,
-    mentions,
     photo,
     with_look,
 )
 
 
 MOST_TEXTS = 800
+MOST_NEAR = 16  # parts and variants of compounds that pictures are drawn of
 EMPTY_SHARE = 0.15  # of the retain prompts: guidance leans on what the model draws without words
 
 
@@ -29,8 +31,14 @@ class KeptWords:
     What prompts of a run may speak of beside its concepts.
 
     Args:
+        concepts (`list[str]`):
+            What is erased: no prompt to keep asks for it.
         named (`list[str]`):
             Neighbours that the user named.
+        parts (`list[str]`):
+            Words of concepts that are compounds, and shorter compounds in them.
+        variants (`list[str]`):
+            What shares all words with a compound but one; of each word in turn.
         anchor (`str`, *optional*):
             What the concept's prompts are to show instead.
         erased_before (`list[str]`):
@@ -39,7 +47,10 @@ class KeptWords:
             Everyday things, and looks, that the tokenizer knows.
     """
 
+    concepts: list[str]
     named: list[str]
+    parts: list[str]
+    variants: list[str]
     anchor: str | None
     erased_before: list[str]
     subjects: list[str]
@@ -53,23 +64,64 @@ class KeptWords:
         anchor: str | None,
         erased_before: Sequence[str],
         known_words: KnownWords,
+        alike: Sequence[str] = (),
+        distance: Callable[[str, str], float] | None = None,
     ) -> "KeptWords":
-        """With the everyday words of which no concept is a part, and that are no part of one."""
+        """With the everyday words of which no concept is a part. What the model reads `alike` with a concept is not kept.
+        By the `distance` of two prompts to the model, variants begin with the nearest to their compounds."""
+        gone = [*concepts, *alike]
 
         def usable(words: Iterable[str]) -> list[str]:
-            clear = [w for w in words if not any(mentions(w, concept) or mentions(concept, w) for concept in concepts)]
+            clear = [word for word in words if clear_of(word, gone)]
             parts = sorted({part for word in clear for part in word.replace("-", " - ").split()})
             known = set(known_words(parts))
             return [word for word in clear if set(word.replace("-", " - ").split()) <= known]
 
-        return cls(list(named), anchor, list(erased_before), usable(GENERIC_SUBJECTS), usable(GENERIC_LOOKS))
+        subjects, looks = usable(GENERIC_SUBJECTS), usable(GENERIC_LOOKS)
+        parts = [part for name in concepts for part in parts_of(name) if clear_of(part, gone)]
+        rows = []
+        for name in concepts:
+            for row in variants_of(name, subjects, looks):
+                clear = [text for text in row if clear_of(text, gone)]
+                if distance is not None:
+                    clear.sort(key=lambda text, name=name: distance(photo(name), photo(text)))
+                rows.append(clear)
+        return cls(
+            concepts=list(concepts),
+            named=list(named),
+            parts=list(dict.fromkeys(parts)),
+            variants=_in_turn(*rows),
+            anchor=anchor,
+            erased_before=list(erased_before),
+            subjects=subjects,
+            looks=looks,
+        )
+
+    def clear(self, text: str) -> bool:
+        """Whether a text asks for none of the concepts."""
+        return clear_of(text, self.concepts)
+
+    @property
+    def wanted(self) -> list[str]:
+        """What half of the pictures to keep are of: the user's neighbours, the anchor, and what compounds are made of."""
+        return list(dict.fromkeys([*self.named, *([self.anchor] if self.anchor else []), *self.near]))
+
+    @property
+    def near(self) -> list[str]:
+        """Of what compounds are made of, and what shares all words with one but one, the first ones."""
+        return [*self.parts, *self.variants][:MOST_NEAR]
+
+
+def _in_turn(*rows: Sequence[str]) -> list[str]:
+    """The first of each row, then the second of each, and so on; each text once."""
+    return list(dict.fromkeys(text for column in zip_longest(*rows) for text in column if text is not None))
 
 
 def retain_prompts(kept: KeptWords, count: int, known_words: KnownWords, chance: random.Random) -> list[str]:
     """`count` prompts for pictures of what is kept; without a name now and then, as guidance needs it."""
     templates = _templates(known_words)
     subjects, looks = kept.subjects, kept.looks
-    wanted = [*kept.named, *([kept.anchor] if kept.anchor else [])]
+    wanted = kept.wanted
     retain = []
     for number in range(count):
         if chance.random() < EMPTY_SHARE:
@@ -84,30 +136,37 @@ def retain_prompts(kept: KeptWords, count: int, known_words: KnownWords, chance:
             continue
         name = pool[(number // 2) % len(pool)] if pool is wanted else chance.choice(pool)
         if pool is subjects and looks and chance.random() < 0.5:
-            name = f"{chance.choice(looks)} {name}"
-        if is_look(name) and subjects:
-            retain.append(with_look(chance.choice(LOOK_TEMPLATES), chance.choice(subjects), name))
+            looking = f"{chance.choice(looks)} {name}"
+            name = looking if kept.clear(looking) else name
+        bearers = [thing for thing in subjects if kept.clear(f"{name} {thing}")] if is_look(name) else []
+        if bearers:
+            retain.append(with_look(chance.choice(LOOK_TEMPLATES), chance.choice(bearers), name))
         else:
             retain.append(fill(chance.choice(templates), name, known_words) or name)
     return retain
 
 
+def near_prompts(kept: KeptWords, known_words: KnownWords) -> list[str]:
+    """What is near to compounds, in the wordings that ask for concepts; all of it in one wording before any in the next."""
+    texts = [fill(template, name, known_words) for template in CONCEPT_TEMPLATES for name in kept.near if not is_look(name)]
+    return [text for text in dict.fromkeys(texts) if text is not None and kept.clear(text)]
+
+
 def kept_texts(kept: KeptWords, retain: Sequence[str], known_words: KnownWords, chance: random.Random) -> list[str]:
     """Everything that is kept, by its bare name and in sentences, alone and in looks, and the prompts of retain pictures."""
     looks, templates = kept.looks, _templates(known_words)
-    things = [*(name for name in kept.named if not is_look(name)), *kept.subjects]
-    kept_looks = [name for name in kept.named if is_look(name)]
+    others = [*kept.named, *kept.parts, *kept.variants]
+    anchor = [kept.anchor] if kept.anchor and not is_look(kept.anchor) else []
+    things = list(dict.fromkeys([*(name for name in others if not is_look(name)), *kept.subjects, *anchor]))
+    kept_looks = [name for name in others if is_look(name)]
     plain = [text for name in things for text in (name, photo(name))]
     # Other things would go with the concept in wordings and looks that are not here.
     mixed = [name for thing in things for name in (thing, *(f"{look} {thing}" for look in looks))]
     worded = [(template, name) for name in mixed for template in templates]
     some = [fill(template, name, known_words) for template, name in chance.sample(worded, min(len(worded), MOST_TEXTS))]
     looking = [with_look(template, name, look) for look in kept_looks for name in things for template in LOOK_TEMPLATES]
-    return list(
-        dict.fromkeys(
-            ["", *looks, *plain, *kept_looks, *looking, *map(photo, mixed[:MOST_TEXTS]), *filter(None, some), *retain]
-        )
-    )
+    texts = ["", *looks, *plain, *kept_looks, *looking, *map(photo, mixed[:MOST_TEXTS]), *filter(None, some), *retain]
+    return [text for text in dict.fromkeys(texts) if kept.clear(text)]
 
 
 def _templates(known_words: KnownWords) -> list[str]:

@@ -1,6 +1,7 @@
 """The data of a run: pictures of the concept and of what is kept, as latents, noisy examples and targets. Each made once."""
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +86,7 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
             forget_latents = draw(forget_texts, 0)
         if retain_latents is None:
             retain_latents = draw(retain_texts, 500_000)
-    table = PromptTable.encode(family, ["", *prompts.forget, *prompts.anchors, *retain_texts])
+    table = PromptTable.encode(family, ["", *prompts.forget, *prompts.anchors, *retain_texts, *prompts.near])
     edit = None
     if args.forget_objective == "closed_form":
         edit = TextEdit(family, args)
@@ -114,13 +115,24 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
         return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number)
 
     retain_set = material.retain_latents, material.retain_texts
+    if args.retain_objective == "distillation" and prompts.near:
+        retain_set = _with_contrast(material, prompts.near)
     forget_set = material.forget_latents, material.forget_texts
     retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1)
     forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2)
     retain_eval = examples(*retain_set, EVALUATION_EXAMPLES, 3)
     forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
-    _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter)
+    _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter, prompts.compounds)
     return retain, forget, retain_eval, forget_eval
+
+
+def _with_contrast(material: Material, near: list[str]) -> tuple[Tensor, list[str]]:
+    """The retain set and, of a compound's pictures, some with prompts that are near to its own: there, too, the model is to say
+    what it said, so that the words alone make the difference."""
+    count = max(1, min(len(material.forget_latents), len(material.retain_latents) // 2))
+    chosen = torch.linspace(0, len(material.forget_latents) - 1, count).round().long()
+    texts = [near[number % len(near)] for number in range(count)]
+    return torch.cat([material.retain_latents, material.forget_latents[chosen]]), [*material.retain_texts, *texts]
 
 
 def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str | None]]:
@@ -139,6 +151,7 @@ def _fix_targets(
     retain: tuple[NoisyExamples, NoisyExamples],
     forget: tuple[NoisyExamples, NoisyExamples],
     reporter: Reporter,
+    compounds: list[str],
 ) -> None:
     """By the objectives; what keeps its denoising target needs no pass of the original."""
     table = material.table
@@ -151,6 +164,9 @@ def _fix_targets(
 
     def redirected(batch: dict[str, Tensor]) -> Tensor:
         return predict(batch, batch["anchor"])
+
+    def beyond(batch: dict[str, Tensor]) -> Tensor:
+        return negative_guidance(predict(batch, batch["prompt"]), predict(batch, batch["anchor"]), args.closed_form_overshoot)
 
     def negated(batch: dict[str, Tensor]) -> Tensor:
         empty = torch.full_like(batch["prompt"], table.rows[""])
@@ -177,6 +193,28 @@ def _fix_targets(
                 label="Targets",
             )
         done += len(examples)
+    if material.edit is not None and compounds:
+        _lead_apart(forget, {table.rows[text] for text in compounds}, beyond, args)
+
+
+def _lead_apart(
+    forget: Sequence[NoisyExamples],
+    compounds: set[int],
+    rule: Callable[[dict[str, Tensor]], Tensor],
+    args: ConceptErasureConfig,
+) -> None:
+    """Other targets for examples of compounds. Linear layers that read states of "red" and of "dress" cannot answer the two
+    together without the one and the other; what the whole original says of both prompts can be told apart."""
+    for examples in forget:
+        own = torch.tensor([int(examples.prompts[picture]) in compounds for picture in examples.pictures])
+        if not own.any():
+            continue
+        edited = examples.targets
+        precompute_targets(
+            examples, rule, picture_batch(examples.latents), lambda step, total: None, False, "Targets of compounds"
+        )
+        own = own.view(-1, *[1] * (edited.ndim - 1)).to(edited.device)
+        examples.targets = torch.where(own, examples.targets, edited)
 
 
 def picture_batch(latents: Tensor) -> int:

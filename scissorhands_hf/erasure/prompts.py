@@ -1,15 +1,33 @@
 """What a concept is called: checks on its name, the prompts that ask for it, and what is asked for in its place."""
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from .compounds import clear_of, parts_of, without_attribute
 from .families import Family
-from .kept_prompts import KeptWords, kept_texts, retain_prompts
+from .kept_prompts import KeptWords, kept_texts, near_prompts, retain_prompts
+from .readings import ALIKE, Readings
 from .report_prompts import report_prompts
-from .words import CONCEPT_TEMPLATES, GENERIC_SUBJECTS, LOOK_TEMPLATES, fill, is_look, mentions, photo, with_look
+from .words import (
+    CONCEPT_TEMPLATES,
+    GENERIC_SUBJECTS,
+    LOOK_TEMPLATES,
+    KnownWords,
+    fill,
+    is_look,
+    mentions,
+    photo,
+    with_look,
+)
+
+
+logger = logging.getLogger(__name__)
+
+THINGS_COMPARED = 8  # with a compound and its parts
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,10 @@ class ConceptPrompts:
             What pictures are to show in the place of each concept; "" for nothing in particular.
         forget, anchors (`list[str]`):
             Prompts to change, and what each is redirected to.
+        compounds (`list[str]`):
+            Those of the prompts to change that ask for a concept of several words, whose words are kept.
+        near (`list[str]`):
+            Prompts for what such concepts are made of and what they share words with.
         edits (`list[tuple[str, str]]`):
             Prompts and those whose answer text layers are to give instead.
         retain (`list[str]`):
@@ -39,6 +61,8 @@ class ConceptPrompts:
     instead: dict[str, str]
     forget: list[str]
     anchors: list[str]
+    compounds: list[str]
+    near: list[str]
     edits: list[tuple[str, str]]
     retain: list[str]
     kept_texts: list[str]
@@ -99,6 +123,7 @@ def build_prompts(
     retain_count: int,
     seed: int,
     choose_anchor: bool = False,
+    readings: Readings | None = None,
 ) -> ConceptPrompts:
     """All prompts of a run; a function of its arguments.
 
@@ -114,13 +139,19 @@ def build_prompts(
         seed (`int`):
             Of their choice.
         choose_anchor (`bool`, *optional*, defaults to `False`):
-            Without an anchor, let a related thing stand in for an object.
+            Without an anchor, let a related thing stand in for an object, and a thing without its attribute for one with it.
+        readings ([`Readings`], *optional*):
+            Of the model, which tell the parts of a compound that mean all of it to the model, and so cannot be kept.
     """
     known = family.known_words
-    kept = KeptWords.beside(concepts, keep, anchor, erased_before, known)
+    alike = [] if readings is None else parts_read_alike(concepts, readings, known)
+    kept = KeptWords.beside(
+        concepts, keep, anchor, erased_before, known, alike, None if readings is None else readings.distance
+    )
     others = [thing for thing in (*keep, *kept.subjects) if not any(mentions(thing, gone) for gone in erased_before)]
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
+    compounds: list[str] = []
     instead = {}
     for name in concepts:
         coloured: dict[str, str] = {}
@@ -128,12 +159,15 @@ def build_prompts(
             other = anchor or ""
             own = {name: other} | _composed(name, other, kept.subjects)
         else:
-            other = anchor or (_stand_in(name, others, family) if choose_anchor else "")
+            other = anchor or (_in_its_place(name, kept, others, family) if choose_anchor else "")
             texts = {template: fill(template, name, known) for template in CONCEPT_TEMPLATES}
             own = {text: (fill(t, other, known) or other) if other else "" for t, text in texts.items() if text is not None}
-            if other:
+            # A red dress has its colour.
+            if other and not any(is_look(word) for word in name.split()):
                 coloured = {photo(f"{look} {name}"): photo(f"{look} {other}") for look in kept.looks}
         instead[name] = other
+        if other and parts_of(name):
+            compounds += own
         changes = own | changes
         # Beside the empty prompt, a sentence's words before the concept would have nothing to be answered by.
         edits |= {text: answer for text, answer in (own | coloured).items() if answer or text == name}
@@ -145,10 +179,12 @@ def build_prompts(
         instead=instead,
         forget=list(changes),
         anchors=list(changes.values()),
+        compounds=list(dict.fromkeys(compounds)),
+        near=near_prompts(kept, known) if compounds else [],
         edits=list(edits.items()),
         retain=retain,
         kept_texts=kept_texts(kept, retain, known, chance),
-        report=report_prompts(concepts, kept, known),
+        report=report_prompts(concepts, kept, known, list(instead.values())),
     )
 
 
@@ -159,6 +195,30 @@ def _composed(look: str, other: str, subjects: Sequence[str]) -> dict[str, str]:
         for subject in subjects
         for template in LOOK_TEMPLATES
     }
+
+
+def parts_read_alike(concepts: Sequence[str], readings: Readings, known_words: KnownWords) -> list[str]:
+    """Parts of compounds that the model begins the same pictures with as with the compound: "ankle", if all it knows of ankles
+    is the ankle boot. They are erased with it."""
+    things = list(known_words(GENERIC_SUBJECTS))[:THINGS_COMPARED]
+    alike = []
+    for name in concepts:
+        parts = parts_of(name)
+        others = [thing for thing in things if clear_of(thing, concepts) and thing not in parts]
+        if not parts or not others:
+            continue
+        usual = sum(readings.distance(photo(name), photo(thing)) for thing in others) / len(others)
+        alike += [part for part in parts if readings.distance(photo(name), photo(part)) <= ALIKE * usual]
+    if alike:
+        logger.info("To the model %s means the same as the concept, and is erased with it", ", ".join(map(repr, alike)))
+    return alike
+
+
+def _in_its_place(name: str, kept: KeptWords, things: Sequence[str], family: Family) -> str:
+    """What a concept's prompts are to show: a thing with an attribute the thing without it, any other thing another one."""
+    bare = [rest for rest in without_attribute(name) if kept.clear(rest)]
+    words = parts_of(name)
+    return bare[0] if bare else _stand_in(name, [thing for thing in things if thing not in words], family)
 
 
 def _stand_in(name: str, things: Sequence[str], family: Family) -> str:

@@ -9,23 +9,36 @@ from .words import LOOKS, PARAPHRASE_TEMPLATES, KnownWords, fill, is_look, photo
 # A look is asked of that many things in the plainest words.
 LOOK_THINGS = 3
 NAMED_SHOWN = 8
+# Of a compound: its parts and what shares all words with it but one; a look among them is asked of that many things.
+PARTS_SHOWN, VARIANTS_SHOWN, PART_THINGS = 8, 4, 2
 
 
-def report_prompts(concepts: Sequence[str], kept: KeptWords, known_words: KnownWords) -> list[tuple[str, str, str | None]]:
-    """Prompt, group and label of each, as `AuditPrompt` takes them; the label of a concept is always the concept."""
+def report_prompts(
+    concepts: Sequence[str], kept: KeptWords, known_words: KnownWords, instead: Sequence[str] = ()
+) -> list[tuple[str, str, str | None]]:
+    """Prompt, group and label of each, as `AuditPrompt` takes them; the label of a concept is always the concept. What is shown
+    `instead` of concepts is kept, and drawn, like the parts of compounds."""
     rows: list[tuple[str, str, str | None]] = []
     for name in concepts:
         rows += [(text, "concept", name) for text in _plainest(name, _spread(kept.subjects, LOOK_THINGS))]
         rows += [(text, "paraphrase", name) for text in paraphrases(name, kept.subjects, known_words)]
     for name in kept.named[:NAMED_SHOWN]:
         rows += [(text, "kept", name) for text in _plainest(name, kept.subjects[:1])]
+    near = [*kept.parts[:PARTS_SHOWN], *_some(instead), *kept.variants[:VARIANTS_SHOWN]]
+    for name in dict.fromkeys(near):
+        bearers = [thing for thing in kept.subjects if kept.clear(f"{name} {thing}")]
+        rows += [(text, "kept", name) for text in _plainest(name, _spread(bearers, PART_THINGS)) if kept.clear(text)]
     others = "neighbour" if kept.named else "kept"
     for number, name in enumerate(_spread(kept.subjects, 2 if kept.named else 6)):
         rows.append((photo(name), others, name))
         if kept.looks and number % 2:
             look = kept.looks[(number // 2) % len(kept.looks)]
             rows.append((photo(f"{look} {name}"), others, name))
-    return rows
+    asked: dict[str, tuple[str, str, str | None]] = {}
+    for row in rows:
+        if row[1] in ("concept", "paraphrase") or kept.clear(row[0]):
+            asked.setdefault(row[0], row)
+    return list(asked.values())
 
 
 def paraphrases(
@@ -70,6 +83,10 @@ def _plainest(name: str, things: Sequence[str]) -> list[str]:
     if not is_look(name):
         return [photo(name)]
     return [with_look("a photo of {one}", thing, name) for thing in things] or [name]
+
+
+def _some(names: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name][:NAMED_SHOWN]
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

@@ -9,9 +9,11 @@ import torch
 
 from ..audit import Judge, load_judge
 from ..trainer.scopes import resolve_scopes
+from .compounds import parts_of
 from .erasure_config import ConceptErasureConfig
 from .families import Family, check_pipeline, family_of
 from .prompts import ConceptPrompts, build_prompts, check_names
+from .readings import Readings
 from .settings import build_config, default_sampling
 from .text_edit import check_scope
 
@@ -63,7 +65,8 @@ class ErasureRequest:
         concepts, anchor, keep = check_names(self.concept, self.anchor, self.keep, self.family)
         if self.report_images < 0 or self.report_images == 1:
             raise ValueError(f"report_images={self.report_images} must be 0 for none, or at least 2 to tell change from chance")
-        self.args = build_config(self.family, self.recipe, anchor, self._seeded(self.config))
+        compound = any(parts_of(name) for name in concepts)
+        self.args = build_config(self.family, self.recipe, anchor, self._seeded(self.config), compound)
         self._check_scopes()
         self.sampling = default_sampling(self.pipe, self.sampling)
         self.family.check_sampling(self.sampling)
@@ -78,6 +81,7 @@ class ErasureRequest:
             self.args.retain_pictures,
             self.args.seed,
             choose_anchor=self.args.forget_objective == "closed_form",
+            readings=Readings(self.family, self.sampling, self.args.seed),
         )
 
     def _seeded(self, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from .erasure_config import ConceptErasureConfig
 from .families import Family
 
 
-DEFAULT_RECIPE = "concept"
+DEFAULT_RECIPE, COMPOUND_RECIPE = "concept", "compound"
 WITH_ANCHOR = ("redirect", "closed_form")
 # Above this many weights a denoiser is a foundation model: ESD's learning rate and small batches, instead of the values
 # measured on the pipeline in spaces_demo (1.2M weights).
@@ -28,9 +28,11 @@ _RESERVED = {
 _MOST_STEPS = 25  # of the sampler, for pictures to learn from
 
 
-def build_config(family: Family, recipe: str | None, anchor: str | None, values: dict[str, Any]) -> ConceptErasureConfig:
+def build_config(
+    family: Family, recipe: str | None, anchor: str | None, values: dict[str, Any], compound: bool = False
+) -> ConceptErasureConfig:
     """
-    The settings of a run.
+    The settings of a run; for a `compound` among the concepts, by default those of the recipe for compounds.
 
     Raises:
         TypeError: an argument that no field has.
@@ -43,7 +45,7 @@ def build_config(family: Family, recipe: str | None, anchor: str | None, values:
         if name not in known:
             raise TypeError(f"erase_concept got an unknown argument {name!r}; see ConceptErasureConfig for those there are")
     values = dict(values)
-    values["recipe"] = recipe or DEFAULT_RECIPE
+    values["recipe"] = recipe or (COMPOUND_RECIPE if compound else DEFAULT_RECIPE)
     objective = values.get("forget_objective")
     if anchor is not None:
         chosen = objective or get_recipe(values["recipe"], ERASURE_DOOR).get("forget_objective")

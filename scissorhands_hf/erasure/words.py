@@ -20,7 +20,7 @@ GENERIC_SUBJECTS = tuple(_WORDS["generic_subjects"])
 GENERIC_LOOKS = tuple(_WORDS["generic_looks"])
 LOOKS = frozenset([*GENERIC_LOOKS, *_WORDS["other_looks"]])
 
-_MASS_NOUNS, _PLURAL_ONLY, _SINGULAR, _PLURAL_IN_US, _PREPOSITIONS, _DETERMINERS = (
+_MASS_NOUNS, _PLURAL_ONLY, _SINGULAR, _PLURAL_IN_US, PREPOSITIONS, DETERMINERS = (
     frozenset(_WORDS[kind]) for kind in ("mass_nouns", "plural_only", "singular", "plural_in_us", "prepositions", "determiners")
 )
 # What the library's rules are made for: letters, with hyphens and apostrophes between them.
@@ -68,7 +68,7 @@ def is_look(name: str) -> bool:
 
 def with_look(template: str, thing: str, look: str) -> str:
     """The template filled with a thing that has the look, if any, where sentences name such a look."""
-    if look.split()[:1] and look.split()[0].casefold() in _PREPOSITIONS:
+    if look.split()[:1] and look.split()[0].casefold() in PREPOSITIONS:
         return f"{fill(template, thing)} {look}"
     if "style" in look.casefold():
         return f"{fill(template, thing)}, {look}"
@@ -87,7 +87,7 @@ def plural(name: str) -> str:
     """
     words = name.split()
     place = _head(words)
-    if place is None or _is_proper(words, place) or _plural_word(words[place]) == words[place]:
+    if place is None or is_proper(words, place) or _plural_word(words[place]) == words[place]:
         return name
     words[place] = _plural_word(words[place])
     return " ".join(words[1:] if words[0].casefold() in ("a", "an") else words)
@@ -99,10 +99,10 @@ def with_article(name: str) -> str:
     words = name.split()
     place = _head(words)
     first = re.sub(r"^\W+", "", words[0]) if words else ""
-    if place is None or not _latin(first) or words[0].casefold() in _DETERMINERS:
+    if place is None or not _latin(first) or words[0].casefold() in DETERMINERS:
         return name
     head, owned = words[place].casefold(), any(re.search(r"^[A-Z].*['’]s?$", word) for word in words[:place])
-    if _is_proper(words, place) or owned or head in _MASS_NOUNS or _is_plural(head):
+    if is_proper(words, place) or owned or head in _MASS_NOUNS or _is_plural(head):
         return name
     return f"{_article(first)} {name}"
 
@@ -122,7 +122,7 @@ def _parts(text: str) -> list[str]:
 
 def _head(words: Sequence[str]) -> int | None:
     """Place of the noun that a name is about: the last before a preposition; None if it begins with one, or has no words."""
-    ends = [place for place, word in enumerate(words) if word.casefold() in _PREPOSITIONS]
+    ends = [place for place, word in enumerate(words) if word.casefold() in PREPOSITIONS]
     return (ends[0] if ends else len(words)) - 1 if words and 0 not in ends else None
 
 
@@ -132,7 +132,7 @@ def _head_word(name: str) -> str:
     return name if place is None else words[place]
 
 
-def _is_proper(words: Sequence[str], place: int) -> bool:
+def is_proper(words: Sequence[str], place: int) -> bool:
     """Whether several words name somebody or something, as "Mickey Mouse" or "van Gogh" do: the noun has a capital."""
     head = words[place]
     return place > 0 and head[0].isupper() and not (head.isupper() and len(head) > 1)
