@@ -43,6 +43,7 @@ def erase_concept(
     judge: Judge | str | None = None,
     report_images: int = 8,
     sampling: dict[str, Any] | None = None,
+    concept_type: str | Sequence[str | None] | None = None,
     **config: Any,
 ) -> ConceptErasureReport:
     r"""
@@ -81,6 +82,12 @@ def erase_concept(
             Pictures for each prompt of the report, ≥ 2; 0 draws none and measures only the losses.
         sampling (`dict`, *optional*):
             Arguments of the pipeline's call for all pictures drawn here, as `{"guidance_scale": 4.0, "height": 512}`.
+        concept_type (`str` or list of them, *optional*):
+            What is erased: an "object" (another thing is drawn in its place), a "style" or an "attribute" (taken from the
+            things that have it; of "Van Gogh", also "in the style of" and "by"), or a "person" (a name without article, in
+            portraits). An "attribute" of one thing, as "glasses on people", is taken from that thing alone. One for all
+            concepts, or one for each. Default: as the model reads the name when it is added to names of many things. The log
+            and `report.notes` say what was assumed, and a warning says where the evidence is weak.
         config (*optional*):
             Fields of [`ConceptErasureConfig`], such as `max_steps`, `trim_ratio`, `forget_weight`, `learning_rate`, `seed`.
 
@@ -105,10 +112,11 @@ def erase_concept(
         judge=judge,
         report_images=report_images,
         sampling=sampling,
+        concept_type=concept_type,
         config=config,
     )
     denoiser = request.family.denoiser
-    warnings = warn_of_shared_parts(pipe, denoiser)
+    warnings = [*request.warnings, *warn_of_shared_parts(pipe, denoiser)]
     before = _draw_report(request, reporter, last=False)
     with original_state(denoiser):
         material = gather_material(request, reporter)
@@ -171,6 +179,8 @@ def _complete(
     report.concepts, report.anchor = request.prompts.concepts, request.prompts.anchor
     if report.edit:
         report.edit["instead"] = [request.prompts.instead[name] for name in report.concepts]
+    report.edit["types"] = [request.prompts.types[name].kind for name in report.concepts]
+    report.notes += request.notes
     report.warnings = list(warnings)
     if before:
         asked = [AuditPrompt(*row) for row in request.prompts.report]

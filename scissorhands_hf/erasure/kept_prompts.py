@@ -66,9 +66,12 @@ class KeptWords:
         known_words: KnownWords,
         alike: Sequence[str] = (),
         distance: Callable[[str, str], float] | None = None,
+        compounds: Sequence[str] | None = None,
     ) -> "KeptWords":
         """With the everyday words of which no concept is a part. What the model reads `alike` with a concept is not kept.
-        By the `distance` of two prompts to the model, variants begin with the nearest to their compounds."""
+        By the `distance` of two prompts to the model, variants begin with the nearest to their compounds. Those of
+        the concepts that are `compounds` (default: all of several words) have parts."""
+        compounds = concepts if compounds is None else compounds
         gone = [*concepts, *alike]
 
         def usable(words: Iterable[str]) -> list[str]:
@@ -78,9 +81,9 @@ class KeptWords:
             return [word for word in clear if set(word.replace("-", " - ").split()) <= known]
 
         subjects, looks = usable(GENERIC_SUBJECTS), usable(GENERIC_LOOKS)
-        parts = [part for name in concepts for part in parts_of(name) if clear_of(part, gone)]
+        parts = [part for name in compounds for part in parts_of(name) if clear_of(part, gone)]
         rows = []
-        for name in concepts:
+        for name in compounds:
             for row in variants_of(name, subjects, looks):
                 clear = [text for text in row if clear_of(text, gone)]
                 if distance is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .compounds import clear_of, parts_of, without_attribute
+from .concept_types import ConceptType, look_wordings, types_of
 from .families import Family
 from .kept_prompts import KeptWords, kept_texts, near_prompts, retain_prompts
 from .readings import ALIKE, Readings
@@ -16,11 +17,13 @@ from .words import (
     CONCEPT_TEMPLATES,
     GENERIC_SUBJECTS,
     LOOK_TEMPLATES,
+    PERSON_TEMPLATES,
     KnownWords,
     fill,
     is_look,
     mentions,
     photo,
+    with_article,
     with_look,
 )
 
@@ -28,6 +31,7 @@ from .words import (
 logger = logging.getLogger(__name__)
 
 THINGS_COMPARED = 8  # with a compound and its parts
+SOMEBODY = ("man", "woman")  # where the tokenizer does not know "person"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class ConceptPrompts:
             Prompts to keep, one for each retain picture.
         kept_texts (`list[str]`):
             Prompts whose answers text layers are to keep.
+        types (`dict[str, ConceptType]`):
+            What each concept was taken for.
         report (`list[tuple[str, str, str | None]]`):
             Prompt, group and label of what only the report draws.
     """
@@ -66,6 +72,7 @@ class ConceptPrompts:
     edits: list[tuple[str, str]]
     retain: list[str]
     kept_texts: list[str]
+    types: dict[str, ConceptType]
     report: list[tuple[str, str, str | None]]
 
 
@@ -124,6 +131,7 @@ def build_prompts(
     seed: int,
     choose_anchor: bool = False,
     readings: Readings | None = None,
+    concept_types: Sequence[str | None] | None = None,
 ) -> ConceptPrompts:
     """All prompts of a run; a function of its arguments.
 
@@ -141,33 +149,42 @@ def build_prompts(
         choose_anchor (`bool`, *optional*, defaults to `False`):
             Without an anchor, let a related thing stand in for an object, and a thing without its attribute for one with it.
         readings ([`Readings`], *optional*):
-            Of the model, which tell the parts of a compound that mean all of it to the model, and so cannot be kept.
+            Of the model, which tell looks from things, and the parts of a compound that mean all of it to the model, and so
+            cannot be kept. Without them the words of a name are all there is to go by.
+        concept_types (`Sequence[str | None]`, *optional*):
+            Of each concept, one of `CONCEPT_TYPES`; None where it is to be found out.
     """
     known = family.known_words
-    alike = [] if readings is None else parts_read_alike(concepts, readings, known)
-    kept = KeptWords.beside(
-        concepts, keep, anchor, erased_before, known, alike, None if readings is None else readings.distance
-    )
+    types = types_of(concepts, concept_types or [None] * len(concepts), readings, known)
+    # The words of a style, or of somebody's name, are not things that happen to come together.
+    compounds = [name for name in concepts if types[name].kind in ("object", "attribute") and parts_of(name)]
+    alike = [] if readings is None else parts_read_alike(compounds, readings, known)
+    distance = None if readings is None else readings.distance
+    kept = KeptWords.beside(concepts, keep, anchor, erased_before, known, alike, distance, compounds)
     others = [thing for thing in (*keep, *kept.subjects) if not any(mentions(thing, gone) for gone in erased_before)]
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
-    compounds: list[str] = []
+    apart: list[str] = []
     instead = {}
     for name in concepts:
         coloured: dict[str, str] = {}
-        if is_look(name):
+        kind = types[name].kind
+        if types[name].is_look and name not in compounds:
             other = anchor or ""
-            own = {name: other} | _composed(name, other, kept.subjects)
+            own = _taken_from_things(look_wordings(name, kind), look_wordings(other, kind), kept.subjects)
+        elif kind == "person":
+            other = anchor or (_somebody(known, others) if choose_anchor else "")
+            own = {text.format(name): text.format(with_article(other)) if other else "" for text in PERSON_TEMPLATES}
         else:
-            other = anchor or (_in_its_place(name, kept, others, family) if choose_anchor else "")
+            other = anchor or (_in_its_place(name, kind, kept, others, family) if choose_anchor else "")
             texts = {template: fill(template, name, known) for template in CONCEPT_TEMPLATES}
             own = {text: (fill(t, other, known) or other) if other else "" for t, text in texts.items() if text is not None}
             # A red dress has its colour.
             if other and not any(is_look(word) for word in name.split()):
                 coloured = {photo(f"{look} {name}"): photo(f"{look} {other}") for look in kept.looks}
         instead[name] = other
-        if other and parts_of(name):
-            compounds += own
+        if other and name in compounds:
+            apart += own
         changes = own | changes
         # Beside the empty prompt, a sentence's words before the concept would have nothing to be answered by.
         edits |= {text: answer for text, answer in (own | coloured).items() if answer or text == name}
@@ -179,22 +196,33 @@ def build_prompts(
         instead=instead,
         forget=list(changes),
         anchors=list(changes.values()),
-        compounds=list(dict.fromkeys(compounds)),
-        near=near_prompts(kept, known) if compounds else [],
+        compounds=list(dict.fromkeys(apart)),
+        near=near_prompts(kept, known) if apart else [],
         edits=list(edits.items()),
         retain=retain,
         kept_texts=kept_texts(kept, retain, known, chance),
-        report=report_prompts(concepts, kept, known, list(instead.values())),
+        types=types,
+        report=report_prompts(concepts, kept, known, list(instead.values()), {name: types[name].kind for name in concepts}),
     )
 
 
-def _composed(look: str, other: str, subjects: Sequence[str]) -> dict[str, str]:
-    """Prompts for things that look like it, and for the same things with the other look, or none."""
-    return {
-        with_look(template, subject, look): with_look(template, subject, other)
-        for subject in subjects
-        for template in LOOK_TEMPLATES
-    }
+def _taken_from_things(looks: Sequence[str], others: Sequence[str], subjects: Sequence[str]) -> dict[str, str]:
+    """Prompts for a look, and for things that have it, to the same with the other look, or none. In the order of pictures: all
+    things in one wording of the look, which alternates, before any in another."""
+    pairs = [(look, others[min(place, len(others) - 1)]) for place, look in enumerate(looks)]
+    prompts = dict(pairs)
+    for turn in range(len(pairs)):
+        for number, subject in enumerate(subjects):
+            look, other = pairs[(number + turn) % len(pairs)]
+            for template in LOOK_TEMPLATES:
+                prompts[with_look(template, subject, look)] = with_look(template, subject, other)
+    return prompts
+
+
+def _somebody(known_words: KnownWords, things: Sequence[str]) -> str:
+    """Whom a person gives way to."""
+    names = list(known_words(["person", *SOMEBODY]))
+    return f"a {names[0]}" if names else next(iter(things), "")
 
 
 def parts_read_alike(concepts: Sequence[str], readings: Readings, known_words: KnownWords) -> list[str]:
@@ -214,9 +242,11 @@ def parts_read_alike(concepts: Sequence[str], readings: Readings, known_words: K
     return alike
 
 
-def _in_its_place(name: str, kept: KeptWords, things: Sequence[str], family: Family) -> str:
-    """What a concept's prompts are to show: a thing with an attribute the thing without it, any other thing another one."""
-    bare = [rest for rest in without_attribute(name) if kept.clear(rest)]
+def _in_its_place(name: str, kind: str, kept: KeptWords, things: Sequence[str], family: Family) -> str:
+    """What a concept's prompts are to show: a thing with an attribute the thing without it, any other thing another one. A name
+    that is given as an attribute loses its first word, whatever that is."""
+    found = without_attribute(name) or ([name.split(maxsplit=1)[1]] if kind == "attribute" and " " in name else [])
+    bare = [rest for rest in found if kept.clear(rest)]
     words = parts_of(name)
     return bare[0] if bare else _stand_in(name, [thing for thing in things if thing not in words], family)
 

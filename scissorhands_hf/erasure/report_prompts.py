@@ -1,7 +1,9 @@
 """Prompts that the report draws before and after: the concept, the same in other words, and what is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from .compounds import parts_of
+from .concept_types import LOOK_TYPES, look_wordings
 from .kept_prompts import KeptWords
 from .words import LOOKS, PARAPHRASE_TEMPLATES, KnownWords, fill, is_look, photo, with_look
 
@@ -14,14 +16,19 @@ PARTS_SHOWN, VARIANTS_SHOWN, PART_THINGS = 8, 4, 2
 
 
 def report_prompts(
-    concepts: Sequence[str], kept: KeptWords, known_words: KnownWords, instead: Sequence[str] = ()
+    concepts: Sequence[str],
+    kept: KeptWords,
+    known_words: KnownWords,
+    instead: Sequence[str] = (),
+    types: Mapping[str, str] | None = None,
 ) -> list[tuple[str, str, str | None]]:
     """Prompt, group and label of each, as `AuditPrompt` takes them; the label of a concept is always the concept. What is shown
-    `instead` of concepts is kept, and drawn, like the parts of compounds."""
+    `instead` of concepts is kept, and drawn, like the parts of compounds. `types` of the concepts are of `CONCEPT_TYPES`."""
     rows: list[tuple[str, str, str | None]] = []
     for name in concepts:
-        rows += [(text, "concept", name) for text in _plainest(name, _spread(kept.subjects, LOOK_THINGS))]
-        rows += [(text, "paraphrase", name) for text in paraphrases(name, kept.subjects, known_words)]
+        kind = None if types is None else types[name]
+        rows += [(text, "concept", name) for text in _plainest(name, _spread(kept.subjects, LOOK_THINGS), kind)]
+        rows += [(text, "paraphrase", name) for text in paraphrases(name, kept.subjects, known_words, concept_type=kind)]
     for name in kept.named[:NAMED_SHOWN]:
         rows += [(text, "kept", name) for text in _plainest(name, kept.subjects[:1])]
     near = [*kept.parts[:PARTS_SHOWN], *_some(instead), *kept.variants[:VARIANTS_SHOWN]]
@@ -46,6 +53,7 @@ def paraphrases(
     things: Sequence[str] = (),
     known_words: KnownWords | None = None,
     extra_templates: Sequence[str] = (),
+    concept_type: str | None = None,
 ) -> list[str]:
     """
     Wordings of a concept that its erasure did not train on.
@@ -60,29 +68,41 @@ def paraphrases(
             Of the pipeline's tokenizer: plurals that it would have to spell are left out.
         extra_templates (*optional*):
             To use as well; with `{}`, `{one}` or `{many}` for the concept.
+        concept_type (`str`, *optional*):
+            What it is, as `report.edit["types"]` says; default: by its words.
 
     Returns:
         The prompts, each once.
     """
     templates = (*PARAPHRASE_TEMPLATES, *extra_templates)
     things = [thing for thing in things if not is_look(thing)]
-    if not is_look(concept):
+    look = _as_look(concept, concept_type)
+    if look is None:
         texts = [fill(template, concept, known_words) for template in templates]
     elif things:
         # Two colours of one thing contradict each other.
         apt = [template for template in templates if not LOOKS.intersection(template.split())]
         names = _spread(things, len(apt))
-        texts = [with_look(template, names[number % len(names)], concept) for number, template in enumerate(apt)]
+        texts = [with_look(template, names[number % len(names)], look) for number, template in enumerate(apt)]
     else:
         texts = [concept]
     return list(dict.fromkeys(text for text in texts if text))
 
 
-def _plainest(name: str, things: Sequence[str]) -> list[str]:
+def _plainest(name: str, things: Sequence[str], concept_type: str | None = None) -> list[str]:
     """A photo of it; of a look, of the things that have it."""
-    if not is_look(name):
-        return [photo(name)]
-    return [with_look("a photo of {one}", thing, name) for thing in things] or [name]
+    look = _as_look(name, concept_type)
+    if look is None:
+        return [f"a photo of {name}" if concept_type == "person" else photo(name)]
+    return [with_look("a photo of {one}", thing, look) for thing in things] or [look]
+
+
+def _as_look(name: str, concept_type: str | None) -> str | None:
+    """How a look is worded; None for what is none."""
+    if concept_type is None:
+        return name if is_look(name) else None
+    compound = concept_type == "attribute" and parts_of(name)
+    return look_wordings(name, concept_type)[0] if concept_type in LOOK_TYPES and not compound else None
 
 
 def _some(names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from ..audit import Judge, load_judge
 from ..trainer.scopes import resolve_scopes
 from .compounds import parts_of
+from .concept_types import check_types, describe_type, doubt
 from .erasure_config import ConceptErasureConfig
 from .families import Family, check_pipeline, family_of
 from .prompts import ConceptPrompts, build_prompts, check_names
@@ -33,6 +34,8 @@ class ErasureRequest:
             The settings, with the seed that the generator gave.
         prompts (`ConceptPrompts`):
             All texts of the run.
+        notes, warnings (`list[str]`):
+            Of what each concept was taken for.
         sampling (`dict`):
             With the defaults of the pipeline's call.
         judge (`Judge`, *optional*):
@@ -53,19 +56,25 @@ class ErasureRequest:
     judge: Judge | str | None = None
     report_images: int = 8
     sampling: dict[str, Any] | None = None
+    concept_type: str | Sequence[str | None] | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     family: Family = field(init=False)
     args: ConceptErasureConfig = field(init=False)
     prompts: ConceptPrompts = field(init=False)
+    notes: list[str] = field(init=False)
+    warnings: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         check_pipeline(self.pipe)
         self.family = family_of(self.pipe)
         concepts, anchor, keep = check_names(self.concept, self.anchor, self.keep, self.family)
+        given_types = check_types(self.concept_type, concepts)
         if self.report_images < 0 or self.report_images == 1:
             raise ValueError(f"report_images={self.report_images} must be 0 for none, or at least 2 to tell change from chance")
-        compound = any(parts_of(name) for name in concepts)
+        compound = any(
+            parts_of(name) for name, kind in zip(concepts, given_types, strict=True) if kind not in ("style", "person")
+        )
         self.args = build_config(self.family, self.recipe, anchor, self._seeded(self.config), compound)
         self._check_scopes()
         self.sampling = default_sampling(self.pipe, self.sampling)
@@ -82,7 +91,19 @@ class ErasureRequest:
             self.args.seed,
             choose_anchor=self.args.forget_objective == "closed_form",
             readings=Readings(self.family, self.sampling, self.args.seed),
+            concept_types=given_types,
         )
+        self._tell_types()
+
+    def _tell_types(self) -> None:
+        """What each concept was taken for, in the log, and as notes and warnings for the report."""
+        types = self.prompts.types
+        self.notes = [describe_type(name, types[name]) for name in types]
+        self.warnings = [f"{describe_type(name, types[name])} {doubt(types[name])}" for name in types if types[name].weak]
+        for text in self.notes:
+            logger.info(text)
+        for text in self.warnings:
+            logger.warning(text)
 
     def _seeded(self, config: dict[str, Any]) -> dict[str, Any]:
         if self.generator is None:

@@ -15,6 +15,7 @@ _WORDS: dict[str, list[str]] = yaml.safe_load(resources.files(__package__).joinp
 CONCEPT_TEMPLATES = tuple(_WORDS["concept_templates"])
 RETAIN_TEMPLATES = tuple(_WORDS["retain_templates"])
 PARAPHRASE_TEMPLATES = tuple(_WORDS["paraphrase_templates"])
+PERSON_TEMPLATES = tuple(_WORDS["person_templates"])
 LOOK_TEMPLATES = tuple(_WORDS["look_templates"])
 GENERIC_SUBJECTS = tuple(_WORDS["generic_subjects"])
 GENERIC_LOOKS = tuple(_WORDS["generic_looks"])

@@ -65,7 +65,7 @@ class ConceptErasureReport(UnlearningReport):
             What was drawn towards in its place, if anything.
         edit (`dict[str, Any]`, *optional*):
             Of the closed-form edit, the "layers" and "weights" edited, the share of its norm by which each layer changed
-            ("per_layer"), and what each concept's prompts show "instead".
+            ("per_layer"), and what each concept's prompts show "instead"; and the concepts' "types".
         measure (`dict[str, Any]`, *optional*):
             How it was measured: judge or "same-seed change", pictures per prompt, seed, sampler, steps, guidance.
         prompts (`list[PromptScore]`, *optional*):

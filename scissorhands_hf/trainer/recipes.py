@@ -119,7 +119,7 @@ _ERASURE_RECIPES: dict[str, dict[str, Any]] = {
     "stable-diffusion-class": _reference_diffusion(2e-5, 0.001, 3, "ascent"),
     "concept": _CONCEPT,
     # The text layers alone cannot tell a compound from its words; that is left to more, and longer, repair.
-    "compound": {**_CONCEPT, "learning_rate": 3e-4, "closed_form_overshoot": 0.75, "max_steps": 250},
+    "compound": {**_CONCEPT, "learning_rate": 3e-4, "closed_form_overshoot": 0.6, "max_steps": 250},
 }
 
 # All, by name.
