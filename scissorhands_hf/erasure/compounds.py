@@ -33,7 +33,8 @@ def parts_of(name: str) -> list[str]:
     The content words of a name, and the shorter names in it: red, ankle, boot, "ankle boot", "red boot" of "red ankle boot".
 
     Args:
-        name (`str`): of a concept.
+        name (`str`):
+            Of a concept.
 
     Returns:
         In the order of the name, single words first; nothing of what `is_one_name`. Single letters are no parts.
@@ -61,8 +62,10 @@ def variants_of(name: str, subjects: Iterable[str], looks: Iterable[str]) -> lis
     What shares all words with a compound but one.
 
     Args:
-        name (`str`): of a concept.
-        subjects, looks (iterables of `str`): to put into the places of things, and of looks.
+        name (`str`):
+            Of a concept.
+        subjects, looks (`Iterable[str]`):
+            To put into the places of things, and of looks.
 
     Returns:
         For each content word, last word first, the names with another one in its place: "red coat", "red bag"; "blue dress".

@@ -112,7 +112,7 @@ def look_score(name: str, concepts: Sequence[str], readings: Readings, known_wor
             All concepts of the run, which are no things to ask it of.
         readings ([`Readings`]):
             Of the model.
-        known_words:
+        known_words (`KnownWords`):
             Of the pipeline's tokenizer.
 
     Returns:

@@ -23,9 +23,12 @@ class Readings:
     First predictions of a pipeline for prompts, each computed once. The pipeline is left as it was.
 
     Args:
-        family (`Family`): of the pipeline.
-        sampling (`dict`): arguments of the pipeline's call, for the size of pictures.
-        seed (`int`): of the noise.
+        family (`Family`):
+            Of the pipeline.
+        sampling (`dict`):
+            Arguments of the pipeline's call, for the size of pictures.
+        seed (`int`):
+            Of the noise.
     """
 
     def __init__(self, family: Family, sampling: dict[str, Any], seed: int = 0):
