@@ -20,6 +20,8 @@ OWN_ARGUMENTS = (
     "prompt", "prompt_embeds", "generator", "num_images_per_prompt", "latents", "output_type", "return_dict",
 )  # fmt: skip
 
+NEGATIVE_PROMPTS = ("negative_prompt", "negative_prompt_2", "negative_prompt_3")
+
 
 def check_sampling(sampling: Mapping[str, Any], unsupported: Collection[str] = ()) -> None:
     """
@@ -32,19 +34,31 @@ def check_sampling(sampling: Mapping[str, Any], unsupported: Collection[str] = (
             Arguments that must be left at the pipeline's default.
 
     Raises:
-        ValueError: one of these, or one that drawing sets itself.
+        ValueError: one of these, one that drawing sets itself, or several negative prompts.
     """
     for name in sampling:
         if name in OWN_ARGUMENTS:
             raise ValueError(f"sampling has {name!r}, which is set for every picture drawn; leave it out")
         if name in unsupported:
             raise ValueError(f"sampling has {name!r}: only the pipeline's default is supported for it; leave it out")
+        if name in NEGATIVE_PROMPTS:
+            _check_negative_prompt(name, sampling[name])
+
+
+def _check_negative_prompt(name: str, value: Any) -> None:
+    texts = list(value) if isinstance(value, list | tuple) else [value]
+    if value is not None and (len(texts) != 1 or not isinstance(texts[0], str)):
+        raise ValueError(f"sampling has {name}={value!r}: one text serves every picture; give it as it is")
 
 
 def for_each_picture(sampling: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The arguments for `count` pictures: a single negative prompt serves them all, of which some pipelines want a list."""
+
+    def text(value: Any) -> Any:
+        return value[0] if isinstance(value, list | tuple) else value
+
     return {
-        name: [value] * count if name.startswith("negative_prompt") and isinstance(value, str) else value
+        name: [text(value)] * count if name in NEGATIVE_PROMPTS and value is not None else value
         for name, value in sampling.items()
     }
 

@@ -28,7 +28,9 @@ def _add_own(options: argparse.ArgumentParser) -> None:
     add_option(options, "judge", str, "image classifier or CLIP model that counts the concept in pictures", metavar="MODEL")
     add_option(options, "forget_images", str, "pictures of the concept, else drawn", metavar="DIR")
     add_option(options, "retain_images", str, "pictures of what is kept, else drawn", metavar="DIR")
-    add_option(options, "report_images", int, "pictures per prompt of the report; default: 8", metavar="N")
+    add_option(
+        options, "report_images", int, "pictures per prompt of the report; default: 8, fewer with many concepts", metavar="N"
+    )
     for name, kind in _SAMPLING.items():
         add_option(options, name, kind, "of the pictures drawn; default: the pipeline's")
     dtypes = ("float32", "float16", "bfloat16")

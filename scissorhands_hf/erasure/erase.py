@@ -15,10 +15,11 @@ from ..trainer.checkpoints import library_versions
 from ..trainer.run_progress import Reporter
 from ..trainer.stage_callback import StageCallback
 from .erasure_trainer import ConceptErasureTrainer
-from .guard import in_float32, only_denoiser_on_device, original_state, warn_of_shared_parts
+from .guard import in_float32, only_denoiser_on_device, original_state, plain_torch, warn_of_shared_parts
 from .material import Examples, Material, gather_material, make_examples
 from .progress import ErasureProgress
 from .request import ErasureRequest
+from .workload import Workload
 
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ MOST_POINTS_LOST = 5.0
 MOST_KEPT_CHANGE = 1.0
 
 
+@plain_torch()
 def erase_concept(
     pipe: Any,
     concept: str | Sequence[str],
@@ -41,7 +43,7 @@ def erase_concept(
     generator: torch.Generator | None = None,
     callback: Callable[[ErasureProgress], None] | None = None,
     judge: Judge | str | None = None,
-    report_images: int = 8,
+    report_images: int | None = None,
     sampling: dict[str, Any] | None = None,
     concept_type: str | Sequence[str | None] | None = None,
     **config: Any,
@@ -53,6 +55,8 @@ def erase_concept(
     Scissorhands, arXiv:2401.06187). Its layers that read text then get, in closed form, new answers to the concept's prompts:
     those of other prompts and beyond (after UCE, arXiv:2308.14761). Repair holds that, and for everything else what the
     original predicted. Text encoders, autoencoder and scheduler are not changed; the pipeline saves and loads as before.
+    Whether its weights want gradients (`requires_grad`) has no say: all of the denoiser is trained, or
+    `trainable_target_modules`; afterwards they do or do not as before.
 
     Args:
         pipe (`DiffusionPipeline`):
@@ -78,8 +82,9 @@ def erase_concept(
         judge ([`Judge`] or `str`, *optional*):
             Who counts the concept in the report's pictures: a judge, or the id or folder of an image classifier or CLIP model.
             Without one the report says how far pictures moved at equal seeds.
-        report_images (`int`, defaults to 8):
-            Pictures for each prompt of the report, ≥ 2; 0 draws none and measures only the losses.
+        report_images (`int`, *optional*):
+            Pictures for each prompt of the report, ≥ 2; 0 draws none and measures only the losses. Default: 8. With several
+            concepts the report has fewer prompts of each, and then fewer pictures, so that it is of about 1,024 in all.
         sampling (`dict`, *optional*):
             Arguments of the pipeline's call for all pictures drawn here, as `{"guidance_scale": 4.0, "height": 512}`.
         concept_type (`str` or list of them, *optional*):
@@ -99,7 +104,6 @@ def erase_concept(
         UnlearningDivergedError: the run diverged; the original weights are back.
     """
     started = time.perf_counter()
-    reporter = Reporter(callback, started)
     request = ErasureRequest(
         pipe,
         concept,
@@ -115,6 +119,9 @@ def erase_concept(
         concept_type=concept_type,
         config=config,
     )
+    workload = Workload.of(request)
+    workload.announce()
+    reporter = Reporter(workload.timed(callback), started)
     denoiser = request.family.denoiser
     warnings = [*request.warnings, *warn_of_shared_parts(pipe, denoiser)]
     before = _draw_report(request, reporter, last=False)

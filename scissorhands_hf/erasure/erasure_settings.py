@@ -15,8 +15,9 @@ class ErasureSettings:
     noisy examples are divided over `num_train_epochs`, at the start of each of which the gradient memories are renewed.
 
     Args:
-        pictures_per_concept (`int`, *optional*, defaults to 64):
-            Pictures that the pipeline draws of each concept; with `forget_images` given, none are drawn.
+        pictures_per_concept (`int`, *optional*):
+            Pictures that the pipeline draws of each concept; with `forget_images` given, none are drawn. Default: 64, and of
+            more than 16 concepts as many as make 1,024 in all, ≥ 4.
         retain_pictures (`int`, *optional*, defaults to 128):
             Pictures that it draws of what is to be kept; with `retain_images` given, none are drawn.
         picture_guidance (`float`, *optional*, defaults to 2):
@@ -52,7 +53,9 @@ class ErasureSettings:
             Optimizer steps of repair.
     """
 
-    pictures_per_concept: int = field(default=64, metadata={"help": "Pictures drawn of each concept."})
+    pictures_per_concept: int | None = field(
+        default=None, metadata={"help": "Pictures drawn of each concept. Default: 64, fewer of more than 16 concepts."}
+    )
     retain_pictures: int = field(default=128, metadata={"help": "Pictures that it draws of what is to be kept."})
     picture_guidance: float = field(default=2.0, metadata={"help": "Guidance scale of the pictures to learn from."})
     retain_objective: str = field(
@@ -80,7 +83,9 @@ class ErasureSettings:
     def check_erasure_settings(self) -> None:
         """Raise ValueError, naming the field and its value, for the first choice or number that is out of range."""
         require_choices(self, ErasureSettings)
-        require_count(self, "pictures_per_concept", "retain_pictures", "evaluations", "max_steps")
+        require_count(self, "retain_pictures", "evaluations", "max_steps")
+        if self.pictures_per_concept is not None:
+            require_count(self, "pictures_per_concept")
         require_not_negative(
             self,
             "negative_guidance_strength",

@@ -4,7 +4,7 @@ import gc
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,11 @@ def original_state(denoiser: nn.Module) -> Iterator[None]:
     """Run a block that changes the denoiser's weights: all else is as before afterwards, and after an error they are, too."""
     with (
         weights_back_after_failure(denoiser),
+        memory_layout_kept(denoiser),
         random_states_kept([denoiser.device]),  # Trainer seeds all global generators
         training_modes_kept(denoiser),
         gradients_kept_off(denoiser),
+        unfrozen(denoiser),
         # Accelerate puts a wrapped `forward` on the model it prepares (mixed precision).
         attributes_kept(denoiser),
         device_kept(denoiser),
@@ -82,6 +84,51 @@ def gradients_kept_off(module: nn.Module) -> Iterator[None]:
         for name, parameter in module.named_parameters():
             parameter.grad = None
             parameter.requires_grad_(wanted[name])
+
+
+@contextmanager
+def unfrozen(module: nn.Module) -> Iterator[None]:
+    """Inside all weights want gradients: which are trained is for the settings to say, and no matter of how the pipeline was
+    loaded. Afterwards each wants them or not as before."""
+    wanted = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    try:
+        module.requires_grad_(True)
+        yield
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(wanted[name])
+
+
+@contextmanager
+def memory_layout_kept(module: nn.Module) -> Iterator[None]:
+    """Inside all weights are contiguous, as files want them; afterwards each has the strides that it had, with its values as
+    they are by then (`torch.channels_last`, a transposed matrix)."""
+    strides = {name: value.stride() for name, value in module.state_dict().items() if not value.is_contiguous()}
+    weights = module.state_dict(keep_vars=True)
+    try:
+        for name in strides:
+            weights[name].data = weights[name].data.contiguous()
+        yield
+    finally:
+        weights = module.state_dict(keep_vars=True)
+        for name, stride in strides.items():
+            value = weights[name].data
+            laid_out = torch.empty_strided(value.shape, stride, dtype=value.dtype, device=value.device)
+            weights[name].data = laid_out.copy_(value)
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Inside torch is as outside of all of its blocks: with gradients, without inference mode and autocast, tensors on the CPU
+    unless said otherwise. Whoever calls may draw in such blocks; training in them fails, or is of another precision."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "xpu")):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 @contextmanager

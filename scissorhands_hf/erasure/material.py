@@ -63,7 +63,7 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
         retain_latents, captions = _read(family, "retain_images", request.retain_images)
         # A picture without words goes with no words: what the original says of it there is kept all the same.
         retain_texts = [caption or "" for caption in captions]
-    forget_texts = [prompts.forget[number % len(prompts.forget)] for number in range(forget_count)]
+    forget_texts = _forget_texts(list(prompts.asking.values()), forget_count)
 
     to_draw = [texts for texts, given in ((forget_texts, forget_latents), (retain_texts, retain_latents)) if given is None]
     total = sum(map(len, to_draw))
@@ -133,6 +133,17 @@ def _with_contrast(material: Material, near: list[str]) -> tuple[Tensor, list[st
     chosen = torch.linspace(0, len(material.forget_latents) - 1, count).round().long()
     texts = [near[number % len(near)] for number in range(count)]
     return torch.cat([material.retain_latents, material.forget_latents[chosen]]), [*material.retain_texts, *texts]
+
+
+def _forget_texts(asking: list[list[str]], count: int) -> list[str]:
+    """A prompt for each of `count` pictures: the concepts in turn, and of each its prompts in turn or, where there are more of
+    them than pictures, evenly over their list."""
+    most = -(-count // len(asking))
+    texts = []
+    for number in range(count):
+        prompts, turn = asking[number % len(asking)], number // len(asking)
+        texts.append(prompts[turn * len(prompts) // most if most < len(prompts) else turn % len(prompts)])
+    return texts
 
 
 def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str | None]]:

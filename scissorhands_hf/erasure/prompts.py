@@ -50,6 +50,8 @@ class ConceptPrompts:
             Those of the prompts to change that ask for a concept of several words, whose words are kept.
         near (`list[str]`):
             Prompts for what such concepts are made of and what they share words with.
+        asking (`dict[str, list[str]]`):
+            For each concept the prompts among `forget` that ask for it.
         edits (`list[tuple[str, str]]`):
             Prompts and those whose answer text layers are to give instead.
         retain (`list[str]`):
@@ -69,6 +71,7 @@ class ConceptPrompts:
     anchors: list[str]
     compounds: list[str]
     near: list[str]
+    asking: dict[str, list[str]]
     edits: list[tuple[str, str]]
     retain: list[str]
     kept_texts: list[str]
@@ -165,7 +168,7 @@ def build_prompts(
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
     apart: list[str] = []
-    instead = {}
+    instead, asking = {}, {}
     for name in concepts:
         coloured: dict[str, str] = {}
         kind = types[name].kind
@@ -182,7 +185,7 @@ def build_prompts(
             # A red dress has its colour.
             if other and not any(is_look(word) for word in name.split()):
                 coloured = {photo(f"{look} {name}"): photo(f"{look} {other}") for look in kept.looks}
-        instead[name] = other
+        instead[name], asking[name] = other, list(own)
         if other and name in compounds:
             apart += own
         changes = own | changes
@@ -198,6 +201,7 @@ def build_prompts(
         anchors=list(changes.values()),
         compounds=list(dict.fromkeys(apart)),
         near=near_prompts(kept, known) if apart else [],
+        asking=asking,
         edits=list(edits.items()),
         retain=retain,
         kept_texts=kept_texts(kept, retain, known, chance),

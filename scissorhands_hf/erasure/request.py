@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from .compounds import parts_of
 from .concept_types import check_types, describe_type, doubt
 from .erasure_config import ConceptErasureConfig
 from .families import Family, check_pipeline, family_of
+from .guard import unfrozen
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
 from .settings import build_config, default_sampling
 from .text_edit import check_scope
+from .workload import bounded_report, default_pictures
 
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class ErasureRequest:
             With the defaults of the pipeline's call.
         judge (`Judge`, *optional*):
             Loaded.
+        report_images (`int`):
+            Pictures for each prompt of the report; by default a number that `workload` says.
 
     Raises:
         TypeError, ValueError: for pipelines, names and settings that cannot work.
@@ -54,7 +58,7 @@ class ErasureRequest:
     recipe: str | None = None
     generator: torch.Generator | None = None
     judge: Judge | str | None = None
-    report_images: int = 8
+    report_images: int | None = None
     sampling: dict[str, Any] | None = None
     concept_type: str | Sequence[str | None] | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +74,7 @@ class ErasureRequest:
         self.family = family_of(self.pipe)
         concepts, anchor, keep = check_names(self.concept, self.anchor, self.keep, self.family)
         given_types = check_types(self.concept_type, concepts)
-        if self.report_images < 0 or self.report_images == 1:
+        if self.report_images is not None and (self.report_images < 0 or self.report_images == 1):
             raise ValueError(f"report_images={self.report_images} must be 0 for none, or at least 2 to tell change from chance")
         compound = any(
             parts_of(name) for name, kind in zip(concepts, given_types, strict=True) if kind not in ("style", "person")
@@ -93,6 +97,10 @@ class ErasureRequest:
             readings=Readings(self.family, self.sampling, self.args.seed),
             concept_types=given_types,
         )
+        if self.args.pictures_per_concept is None:
+            self.args.pictures_per_concept = default_pictures(len(concepts))
+        rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
+        self.prompts = replace(self.prompts, report=rows)
         self._tell_types()
 
     def _tell_types(self) -> None:
@@ -113,7 +121,8 @@ class ErasureRequest:
         return {**config, "seed": int(torch.randint(2**31, (1,), generator=self.generator, device=self.generator.device))}
 
     def _check_scopes(self) -> None:
-        scopes = resolve_scopes(self.family.denoiser, self.args)  # patterns that match nothing are refused
+        with unfrozen(self.family.denoiser):
+            scopes = resolve_scopes(self.family.denoiser, self.args)  # patterns that match nothing are refused
         if self.args.forget_objective == "closed_form" and self.args.trim_ratio:
             check_scope(self.family, scopes.reinit)
 

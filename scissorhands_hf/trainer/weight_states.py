@@ -19,6 +19,16 @@ def meta_weight(model: nn.Module) -> str | None:
     return _first(model, lambda weight: weight.is_meta)
 
 
+def inference_weight(model: nn.Module) -> str | None:
+    """The name of the first weight that was made inside of `torch.inference_mode()`, and never can want a gradient."""
+    return _first(model, lambda weight: weight.is_inference())
+
+
+def overlapping_weight(model: nn.Module) -> str | None:
+    """The name of the first weight of which several entries are one number in memory, as `expand` makes them."""
+    return _first(model, lambda weight: any(s == 0 and n > 1 for s, n in zip(weight.stride(), weight.shape, strict=True)))
+
+
 def quantisation(model: nn.Module) -> str | None:
     """What the weights are quantised by, or the first weight that is held in another way than as floats of 16 bits or more.
 

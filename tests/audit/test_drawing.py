@@ -108,6 +108,8 @@ def test_one_negative_prompt_serves_every_picture(pipe):
         **SAMPLING,
     ).images
     assert furthest(drawn, listed) == 0
+    in_a_list = draw(pipe, ["a photo of a bag"], sampling={"negative_prompt": ["red"]})["a photo of a bag"]
+    assert furthest(drawn, in_a_list) == 0
     assert furthest(drawn, draw(pipe, ["a photo of a bag"])["a photo of a bag"]) > 5
 
 
@@ -126,3 +128,6 @@ def test_bad_arguments_are_named(pipe):
         draw(pipe, [])
     with pytest.raises(ValueError, match="generator"):
         draw(pipe, ["bag"], sampling={"generator": None})
+    for several in (["red", "blue"], [], [None], 3):
+        with pytest.raises(ValueError, match="one text serves every picture"):
+            draw(pipe, ["bag"], sampling={"negative_prompt": several})

@@ -98,6 +98,7 @@ class Family(ABC):
     def token_overflow(self, text: str) -> str:
         """The end of `text` that `text_limit` cuts off, "" if nothing."""
         tokenizer, limit = self._text_encoders()[0]
+        text = self._expanded(text, tokenizer)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
         if len(encoded.input_ids) <= limit:
             return ""
@@ -149,6 +150,12 @@ class Family(ABC):
     def _text_segments(self) -> list[tuple[Any, int, int]]:
         """Tokenizers of the tokens in a prompt's sequence of states, with the first place and number of places of each."""
 
+    def _expanded(self, text: str, tokenizer: Any) -> str:
+        """`text` with each token of `load_textual_inversion` that stands for several vectors as its several tokens, as the
+        pipeline's call has it."""
+        expand = getattr(self.pipe, "maybe_convert_prompt", None)  # not all pipelines load such tokens
+        return text if expand is None else expand(text, tokenizer)
+
     def _text_as_read(self, text: str) -> str:
         return text
 
@@ -158,7 +165,9 @@ class Family(ABC):
         pairs = []
         for tokenizer, start, length in self._text_segments():
             tokens = [
-                tokenizer(self._text_as_read(t), truncation=True, max_length=length, verbose=False).input_ids
+                tokenizer(
+                    self._expanded(self._text_as_read(t), tokenizer), truncation=True, max_length=length, verbose=False
+                ).input_ids
                 for t in (text, other)
             ]
             pairs += [(start + old, start + new) for old, new in matching_places(*tokens, length)]

@@ -7,7 +7,14 @@ from accelerate.hooks import ModelHook
 from accelerate.utils import is_compiled_module
 from torch import nn
 
-from ...trainer.weight_states import adapters, meta_weight, quantisation, sharded_weight
+from ...trainer.weight_states import (
+    adapters,
+    inference_weight,
+    meta_weight,
+    overlapping_weight,
+    quantisation,
+    sharded_weight,
+)
 
 
 def refuse(pipe: Any, problem: str, way_out: str) -> NoReturn:
@@ -113,11 +120,23 @@ def _check_weights(pipe: Any, name: str, component: nn.Module) -> None:
             f"the weight {weight} of its {name} has no memory (device 'meta')",
             "Load the pipeline without offloading or device_map.",
         )
+    if (weight := inference_weight(component)) is not None:
+        refuse(
+            pipe,
+            f"the weight {weight} of its {name} was made inside of torch.inference_mode() and cannot be trained or changed",
+            "Load the pipeline, and convert its weights, outside of that block.",
+        )
     if (kind := quantisation(component)) is not None:
         refuse(
             pipe,
             f"the weights of its {name} are quantised ({kind})",
             "Load the pipeline without quantization_config (in bfloat16 if memory is short), erase, and quantise the result.",
+        )
+    if (weight := overlapping_weight(component)) is not None:
+        refuse(
+            pipe,
+            f"entries of the weight {weight} of its {name} share their memory (expand), so that none can change alone",
+            f"Give each its own: weight = pipe.{name}.get_parameter({weight!r}); weight.data = weight.data.contiguous().",
         )
     if (found := adapters(component)) is not None:
         names = f" ({', '.join(map(repr, found))})" if found else ""
