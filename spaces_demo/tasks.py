@@ -115,7 +115,8 @@ def attack_prompts(concept: str, report: ConceptErasureReport) -> list[str]:
     from scissorhands_hf.erasure import paraphrases
 
     things = [score.label for score in report.prompts if score.group in ("kept", "neighbour") and score.label]
-    return paraphrases(concept, list(dict.fromkeys(things)), extra_templates=ATTACK_TEMPLATES)
+    kind = dict(zip(report.concepts, report.edit.get("types", []), strict=False)).get(concept)
+    return paraphrases(concept, list(dict.fromkeys(things)), extra_templates=ATTACK_TEMPLATES, concept_type=kind)
 
 
 def judge_for(source: Source) -> Any:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..erasure.erasure_settings import ErasureSettings
+from ..erasure.erasure_settings import CONCEPT_TYPES, ErasureSettings
 from ..trainer.unlearning_settings import UnlearningSettings
 from .model_run import add_command, model_run
 from .options import UsageError, add_option, take
@@ -24,6 +24,13 @@ _EXAMPLES = """\
 
 def _add_own(options: argparse.ArgumentParser) -> None:
     add_option(options, "anchor", str, "what the concept's prompts should show instead")
+    add_option(
+        options,
+        "concept_type",
+        list[str],
+        "what is erased, one for all concepts or one for each; default: as the model reads the name",
+        choices=CONCEPT_TYPES,
+    )
     add_option(options, "keep", list[str], "neighbours that matter most", metavar="CONCEPT")
     add_option(options, "judge", str, "image classifier or CLIP model that counts the concept in pictures", metavar="MODEL")
     add_option(options, "forget_images", str, "pictures of the concept, else drawn", metavar="DIR")
@@ -69,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
 
         with terminal.stage("load"):
             pipe = load_pipeline(**loading)
+        if len(given.get("concept_type", ())) == 1:
+            (given["concept_type"],) = given["concept_type"]
         report = enable_concept_erasure(pipe).erase_concept(
             given.pop("concept"), sampling=sampling, callback=terminal.tell, **given
         )

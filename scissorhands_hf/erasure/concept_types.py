@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from .compounds import clear_of, parts_of, segments, without_attribute
+from .erasure_settings import CONCEPT_TYPES
 from .readings import Readings
 from .words import GENERIC_SUBJECTS, LOOKS, PREPOSITIONS, KnownWords, is_look, photo
 
 
-CONCEPT_TYPES = ("object", "style", "attribute", "person")
 LOOK_TYPES = ("style", "attribute")
 # Over the words of the pipeline in `spaces_demo`, looks score 0.9 and more and things 0.6 and less; see `Evidence`.
 LOOK_SCORE = 0.75

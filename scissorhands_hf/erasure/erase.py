@@ -97,7 +97,7 @@ def erase_concept(
             Fields of [`ConceptErasureConfig`], such as `max_steps`, `trim_ratio`, `forget_weight`, `learning_rate`, `seed`.
 
     Returns:
-        The report; also appended to `pipe.erasure_reports`.
+        The report; also appended to `pipe.erasure_reports`, which begins with what was erased before the pipeline was loaded.
 
     Raises:
         TypeError, ValueError: for pipelines, names, pictures and settings that cannot work, before any weight is touched.
@@ -136,7 +136,7 @@ def erase_concept(
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
         after = _draw_report(request, reporter, last=True)
     _complete(report, request, before, after, warnings, time.perf_counter() - started)
-    pipe.erasure_reports = [*getattr(pipe, "erasure_reports", []), report]
+    pipe.erasure_reports = [*pipe.erasure_reports, report]
     return report
 
 

@@ -8,6 +8,10 @@ from typing import Any
 from ..trainer.field_checks import require, require_choices, require_count, require_not_negative
 
 
+# What a name can mean, in the words of `erase_concept(…, concept_type=…)`.
+CONCEPT_TYPES = ("object", "style", "attribute", "person")
+
+
 @dataclass
 class ErasureSettings:
     r"""

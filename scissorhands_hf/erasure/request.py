@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..audit import Judge, load_judge
+from ..hub.earlier import earlier_reports
 from ..trainer.scopes import resolve_scopes
 from .compounds import parts_of
 from .concept_types import check_types, describe_type, doubt
@@ -71,6 +72,7 @@ class ErasureRequest:
 
     def __post_init__(self) -> None:
         check_pipeline(self.pipe)
+        unknown = self._recall_erasures()
         self.family = family_of(self.pipe)
         concepts, anchor, keep = check_names(self.concept, self.anchor, self.keep, self.family)
         given_types = check_types(self.concept_type, concepts)
@@ -102,6 +104,19 @@ class ErasureRequest:
         rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
         self.prompts = replace(self.prompts, report=rows)
         self._tell_types()
+        self.warnings += unknown
+
+    def _recall_erasures(self) -> list[str]:
+        """Give a pipeline that was loaded after an erasure its reports back. Returns a warning where they cannot be had."""
+        if hasattr(self.pipe, "erasure_reports"):
+            return []
+        self.pipe.erasure_reports, unknown = earlier_reports(self.pipe.name_or_path)
+        if self.pipe.erasure_reports:
+            names = [name for report in self.pipe.erasure_reports for name in report.concepts]
+            logger.info("Erased from this pipeline before it was loaded: %s", ", ".join(names))
+        if unknown is not None:
+            logger.warning("%s", unknown)
+        return [] if unknown is None else [unknown]
 
     def _tell_types(self) -> None:
         """What each concept was taken for, in the log, and as notes and warnings for the report."""
@@ -128,7 +143,7 @@ class ErasureRequest:
 
     def _erased_before(self, concepts: list[str]) -> list[str]:
         """Concepts of earlier runs that this one does not erase once more."""
-        before = [name for report in getattr(self.pipe, "erasure_reports", []) for name in report.concepts]
+        before = [name for report in self.pipe.erasure_reports for name in report.concepts]
         if again := set(concepts) & set(before):
             logger.warning("%s was erased from this pipeline before; it is erased once more", ", ".join(sorted(again)))
         return [name for name in before if name not in again]

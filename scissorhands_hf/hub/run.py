@@ -163,7 +163,10 @@ class SavedRun:
 
     @property
     def public_report(self) -> dict[str, Any]:
-        return redact(self.report, self.info.disclose)
+        """What a push publishes of the report; of a pipeline, with its earlier erasures where they may be named."""
+        public = redact(self.report, self.info.disclose)
+        earlier = [redact(report, self.info.disclose) for report in self.info.reports[:-1]]
+        return public | {"earlier": earlier} if earlier and self.info.disclose == "full" else public
 
     @property
     def public_texts(self) -> list[Any]:

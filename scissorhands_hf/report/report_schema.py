@@ -37,6 +37,9 @@ def _report(kind: type[UnlearningReport]) -> dict[str, Any]:
     properties["metrics"]["additionalProperties"]["properties"] = _figures("metrics")
     properties["history"]["items"]["properties"] = _figures("history")
     (gap,) = _figures("average_gap").values()
+    if kind is concept_report.ConceptErasureReport:
+        # Of a published report, what was erased before it, oldest first.
+        properties["earlier"] = {"type": "array", "items": {"type": "object"}}
     return {
         "properties": {
             "report": {"const": kind.kind},

@@ -89,6 +89,7 @@ class UnlearningReport:
         path = Path(path)
         values = json.loads((path if path.suffix == ".json" else path / REPORT_NAME).read_text(encoding="utf-8"))
         values.pop("average_gap", None)
+        values.pop("earlier", None)  # of a published report
         from . import concept_report  # noqa: F401  (its kind is known once it is imported)
 
         kind = values.pop("report", UnlearningReport.kind)

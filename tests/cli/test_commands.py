@@ -57,7 +57,8 @@ def test_erase_leaves_a_stock_pipeline_and_its_report(python: list[str], tmp_pat
     (tmp_path / "settings.yaml").write_text(QUICK + "trim_ratio: 0.02\nkeep: [coat, shirt]\n")
     output, errors = run(
         *python, "erase", str(PIPELINE), "dress", "bag", "--output", "out", "--config", "settings.yaml",
-        "--judge", str(JUDGE), "--trim_ratio", "0.05", "--seed", "5", "--disclose", "summary", "--license", "mit",
+        "--concept_type", "object", "--judge", str(JUDGE), "--trim_ratio", "0.05", "--seed", "5",
+        "--disclose", "summary", "--license", "mit",
         cwd=tmp_path,
     )  # fmt: skip
     assert "| concept |" in output and "Saved to out" in output
@@ -68,7 +69,7 @@ def test_erase_leaves_a_stock_pipeline_and_its_report(python: list[str], tmp_pat
         # What the user can act on is said, and nothing else.
         assert all(name.startswith(("The denoising loss", "The kept prompt")) for name in names if name not in stages)
     report = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())
-    assert report["concepts"] == ["dress", "bag"]
+    assert report["concepts"] == ["dress", "bag"] and report["edit"]["types"] == ["object", "object"]
     assert report["settings"]["trim_ratio"] == 0.05 and report["settings"]["seed"] == 5
     assert report["settings"]["learning_rate"] == 1e-3 and report["measure"]["num_inference_steps"] == 3
     assert {score["label"] for score in report["prompts"]} >= {"dress", "bag", "coat", "shirt"}
@@ -94,6 +95,7 @@ def test_erase_leaves_a_stock_pipeline_and_its_report(python: list[str], tmp_pat
         (["erase", str(PIPELINE), "dress", "--keep", "dress"], "dress"),
         (["erase", str(PIPELINE), "dress", "--recipe", "concpt"], "Did you mean 'concept'"),
         (["erase", str(JUDGE), "dress"], "model_index.json"),
+        (["erase", str(PIPELINE), "dress", "bag", "hat", "--concept_type", "object", "style"], "2 entries for 3 concepts"),
         (["unlearn", str(PIPELINE), "--dataset", "reviews.csv", "--forget_fraction", "0.1"], "fashion_pipeline"),
     ],
 )

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,3 +115,24 @@ def test_diffusers_makes_other_pipelines_of_an_enabled_one(pipe):
 def test_an_enabled_pipeline_is_moved_and_cast(pipe):
     assert pipe.to(torch.bfloat16) is pipe and pipe.unet.dtype == torch.bfloat16
     assert pipe.to("cpu", torch.float32).dtype == torch.float32 and isinstance(pipe, ConceptErasureMixin)
+
+
+def test_a_second_erasure_after_saving_and_loading_knows_of_the_first(tmp_path):
+    """The card names both; what is gone is not drawn, or distilled, as something to be kept."""
+    shipped = Path(__file__).parents[2] / "spaces_demo" / "fashion_pipeline"
+    quick = QUICK | {"retain_pictures": 64, "report_images": 2}
+    pipe = enable_concept_erasure(DiffusionPipeline.from_pretrained(shipped))
+    pipe.erase_concept("dress", **quick)
+    pipe.save_pretrained(tmp_path / "once")
+    again = enable_concept_erasure(DiffusionPipeline.from_pretrained(tmp_path / "once"))
+    report = again.erase_concept("coat", **quick)
+    assert [entry.concepts for entry in again.erasure_reports] == [["dress"], ["coat"]]
+    assert not [score.prompt for score in report.prompts if score.group != "concept" and "dress" in score.prompt]
+    again.save_pretrained(tmp_path / "twice")
+    card = (tmp_path / "twice" / "README.md").read_text()
+    assert "The concepts `dress`, `coat`." in card and "`dress`, led to" in card
+    again.save_pretrained(tmp_path / "twice")  # and does not name them twice
+    assert (tmp_path / "twice" / "README.md").read_text() == card
+    third = enable_concept_erasure(DiffusionPipeline.from_pretrained(tmp_path / "twice"))
+    third.erase_concept("bag", **quick)
+    assert [name for entry in third.erasure_reports for name in entry.concepts] == ["dress", "coat", "bag"]

@@ -20,7 +20,7 @@ from scissorhands_hf.trainer.run_progress import Reporter
 NAMES = ["".join(letters) for letters in islice(product("bcdfghjklm", "vwxzq", "kp"), 100)]
 SETTINGS = {
     "anchor": "coat", "forget_objective": "redirect", "max_steps": 1, "evaluations": 1, "retain_pictures": 4,
-    "disable_tqdm": True,
+    "disable_tqdm": True, "concept_type": "object",  # to ask the model what a name is takes a picture of its own
 }  # fmt: skip
 
 

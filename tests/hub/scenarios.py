@@ -247,6 +247,14 @@ def save_pipeline(concepts: list[str], directory: str, **options: Any) -> str:
     return str(hub.save_pipeline(changed_pipeline(concepts), directory, **options))
 
 
+def earlier(source: str) -> dict[str, Any]:
+    """What is known of a pipeline's erasures when it is loaded by `source`."""
+    from scissorhands_hf.hub.earlier import earlier_reports
+
+    reports, unknown = earlier_reports(source)
+    return {"concepts": [report.concepts for report in reports], "unknown": unknown, "figures": [r.metrics for r in reports]}
+
+
 def latents(pipe: Any) -> list[float]:
     generator = torch.Generator().manual_seed(3)
     result = pipe("a red dress", num_inference_steps=2, output_type="latent", generator=generator).images
@@ -288,6 +296,20 @@ def _elsewhere(arguments: dict[str, str], **environment: str) -> dict[str, Any]:
 
 def push_offline(**arguments: str) -> dict[str, Any]:
     return _elsewhere(arguments, HF_HUB_OFFLINE="1")
+
+
+def earlier_offline(source: str) -> dict[str, Any]:
+    code = (
+        "import json, sys\nsys.path.insert(0, sys.argv[1])\nimport scenarios\nprint(json.dumps(scenarios.earlier(sys.argv[2])))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), source],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def push_to_nowhere(**arguments: str) -> dict[str, Any]:
