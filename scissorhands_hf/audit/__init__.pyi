@@ -1,8 +1,11 @@
+from .comparison import AuditPrompt as AuditPrompt
+from .comparison import audit_metrics as audit_metrics
+from .comparison import compare_pictures as compare_pictures
 from .drawing import draw_pictures as draw_pictures
 from .judges import Judge as Judge
 from .judges import load_judge as load_judge
 from .measures import membership_attack as membership_attack
 from .measures import unlearning_metrics as unlearning_metrics
-from .probes import AuditPrompt as AuditPrompt
-from .probes import audit_metrics as audit_metrics
-from .probes import compare_pictures as compare_pictures
+from .pictures import read_pictures as read_pictures
+from .probing.probe_concept import PROBES as PROBES
+from .probing.probe_concept import probe_concept as probe_concept

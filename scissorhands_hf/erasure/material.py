@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..audit.pictures import read_pictures
 from ..trainer.run_progress import Reporter
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, precompute_targets
 from .objectives import negative_guidance
-from .pictures import read_pictures
 from .request import ErasureRequest
 from .text_edit import TextEdit
 

@@ -5,5 +5,7 @@ from .figures import FIGURES as FIGURES
 from .figures import METRICS as METRICS
 from .figures import Figure as Figure
 from .figures import average_gap as average_gap
+from .probe_report import ProbeReport as ProbeReport
+from .probe_report import ProbeScore as ProbeScore
 from .report_schema import report_schema as report_schema
 from .unlearning_report import UnlearningReport as UnlearningReport

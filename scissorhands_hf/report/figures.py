@@ -78,11 +78,12 @@ class Figure:
 
 _SEEN = "pictures that show the concept, %"
 _ASKED = "pictures that show what was asked for, %"
+_PICTURES = "scissorhands_hf.audit.comparison.audit_metrics"
 _CHANGE = {
     "unit": "distance between two seeds",
     "wording": "distance of the pictures before and after at equal seeds, in units of the distance between two seeds of the "
     "original: 0 the same pictures, about 1 other pictures",
-    "source": "scissorhands_hf.audit.probes.same_seed_change",
+    "source": "scissorhands_hf.audit.comparison.same_seed_change",
     "metric_type": "same_seed_change",
     "metric_name": "change at equal seeds, share of the change by seed",
     "label": "change",
@@ -117,21 +118,21 @@ FIGURES: dict[str, Figure] = {
         ),
         Figure(
             "concept", "%", "down", "pictures of the concept's own prompts in which it is seen", "prompts with the concept",
-            "scissorhands_hf.audit.probes", "concept_rate", _SEEN, "should fall to 0", heading="The concept", group="concept",
+            _PICTURES, "concept_rate", _SEEN, "should fall to 0", heading="The concept", group="concept",
         ),
         Figure(
             "paraphrases", "%", "down", "the same for wordings that the erasure did not use", "paraphrases of the concept",
-            "scissorhands_hf.audit.probes", "concept_rate", _SEEN, "should fall to 0", heading="The concept in other words",
+            _PICTURES, "concept_rate", _SEEN, "should fall to 0", heading="The concept in other words",
             group="paraphrase",
         ),
         Figure(
             "neighbours", "%", "stay", "pictures of related prompts in which what they ask for is seen",
-            "prompts close to the concept", "scissorhands_hf.audit.probes", "kept_rate", _ASKED, "should stay",
+            "prompts close to the concept", _PICTURES, "kept_rate", _ASKED, "should stay",
             heading="Its neighbours", group="neighbour",
         ),
         Figure(
             "kept", "%", "stay", "pictures of the other prompts in which what they ask for is seen", "prompts to be kept",
-            "scissorhands_hf.audit.probes", "kept_rate", _ASKED, "should stay", heading="What is kept", group="kept",
+            _PICTURES, "kept_rate", _ASKED, "should stay", heading="What is kept", group="kept",
         ),
         Figure(
             "concept change", direction="up", over="prompts with the concept", wanted="should move", group="concept", **_CHANGE

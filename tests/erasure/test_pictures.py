@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_pipelines import tiny_stable_diffusion
 
 from scissorhands_hf import erase_concept
-from scissorhands_hf.erasure.pictures import read_pictures
+from scissorhands_hf.audit.pictures import read_pictures
 
 
 def picture(seed: int, size: int = 32) -> Image.Image:

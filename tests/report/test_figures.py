@@ -142,3 +142,11 @@ def test_a_concept_report_is_known_before_anyone_imports_its_class(tmp_path) -> 
     code = "import sys; from scissorhands_hf import UnlearningReport; print(UnlearningReport.load(sys.argv[1]).kind)"
     found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "concept_erasure"
+
+
+def test_what_defines_a_figure_exists():
+    """A source of this package is a function that can be read; the others are papers."""
+    import pydoc
+
+    for figure in FIGURES.values():
+        assert figure.source.startswith("arXiv:") or callable(pydoc.locate(figure.source)), figure.source

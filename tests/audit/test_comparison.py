@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scissorhands_hf.audit import AuditPrompt, audit_metrics, compare_pictures
-from scissorhands_hf.audit.probes import same_seed_change
+from scissorhands_hf.audit.comparison import same_seed_change
 from scissorhands_hf.report import PromptScore
 
 
