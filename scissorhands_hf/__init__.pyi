@@ -6,6 +6,7 @@ from .erasure import ErasureProgress as ErasureProgress
 from .erasure import enable_concept_erasure as enable_concept_erasure
 from .erasure import erase_concept as erase_concept
 from .report import ConceptErasureReport as ConceptErasureReport
+from .report import LanguageReport as LanguageReport
 from .report import ProbeReport as ProbeReport
 from .report import UnlearningReport as UnlearningReport
 from .trainer import RECIPES as RECIPES

@@ -4,6 +4,8 @@ from .comparison import compare_pictures as compare_pictures
 from .drawing import draw_pictures as draw_pictures
 from .judges import Judge as Judge
 from .judges import load_judge as load_judge
+from .language.audit_settings import LanguageAuditSettings as LanguageAuditSettings
+from .language.language_audit import audit_language_model as audit_language_model
 from .measures import membership_attack as membership_attack
 from .measures import unlearning_metrics as unlearning_metrics
 from .pictures import read_pictures as read_pictures

@@ -69,3 +69,21 @@ def undisturbed(pipe: Any, seed: int | None = None) -> Iterator[None]:
         if getattr(pipe, "safety_checker", None) is not None:
             pipe.safety_checker = None
         yield
+
+
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[None]:
+    """
+    A language model is in evaluation mode inside, and nothing is recorded for gradients; afterwards the modes of its modules,
+    its own attributes and the global random states are as before. What changes its weights has to change them back itself.
+
+    Args:
+        model (`nn.Module`):
+            Any module.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(random_states_kept({parameter.device for parameter in model.parameters()}))
+        stack.enter_context(attributes_kept(model))
+        stack.enter_context(evaluation_mode(model))
+        stack.enter_context(torch.no_grad())
+        yield

@@ -5,6 +5,8 @@ from .figures import FIGURES as FIGURES
 from .figures import METRICS as METRICS
 from .figures import Figure as Figure
 from .figures import average_gap as average_gap
+from .language_report import AnswerExample as AnswerExample
+from .language_report import LanguageReport as LanguageReport
 from .probe_report import ProbeReport as ProbeReport
 from .probe_report import ProbeScore as ProbeScore
 from .report_schema import report_schema as report_schema

@@ -37,8 +37,12 @@ def is_concept_report(report: dict[str, Any]) -> bool:
     return "concepts" in report
 
 
+def is_language_report(report: dict[str, Any]) -> bool:
+    return report.get("report") == "language_audit"
+
+
 def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
-    """The part of a report that may be published.
+    """The part of a report that may be published. Examples of an audit's answers never are: they are forget data.
 
     `"full"` keeps all but the counts per module of pipelines' and trainers' cuts. `"summary"` drops notes, concepts,
     prompts and settings in the user's words, and keeps sizes and figures; `"none"` drops the forget set's size, too.
@@ -47,7 +51,7 @@ def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
     public = {key: report[key] for key in _PUBLIC if report.get(key)}
     public["trim"] = {key: report["trim"][key] for key in _TRIM_TOTALS if key in report.get("trim", {})}
     if disclose == "full":
-        for key in ("notes", "sets", "concepts", "anchor", "edit", "measure", "prompts", "warnings"):
+        for key in ("notes", "sets", "concepts", "anchor", "edit", "measure", "prompts", "warnings", "intervals"):
             if report.get(key):
                 public[key] = report[key]
         if "edit" in public:
@@ -66,7 +70,10 @@ def redact(report: dict[str, Any], disclose: str) -> dict[str, Any]:
     }
     sets = report.get("sets", {})
     public["sets"] = {name: size for name, size in sets.items() if disclose == "summary" or "forget" not in name}
-    if concept:
+    # How wide an interval is tells how many examples there were.
+    if is_language_report(report) and disclose == "summary" and report.get("intervals"):
+        public["intervals"] = report["intervals"]
+    if concept or (is_language_report(report) and disclose == "summary"):
         public["measure"] = {
             key: value
             for key, value in report.get("measure", {}).items()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .language_figures import LANGUAGE_GROUPS
 from .markdown import Safe, number
 
 
@@ -51,7 +52,7 @@ class Figure:
         place (`str`, *optional*, defaults to `"metrics"`):
             The part of a report that holds it: `"metrics"`, `"history"` or `"average_gap"`.
         digits (`int`, *optional*, defaults to 1):
-            Behind the point, where it is shown.
+            Behind the point, where it is shown; None for four significant ones.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Figure:
     group: str = ""
     remark: str = ""
     place: Literal["metrics", "history", "average_gap"] = "metrics"
-    digits: int = 1
+    digits: int | None = 1
 
     @property
     def is_change(self) -> bool:
@@ -156,6 +157,7 @@ FIGURES: dict[str, Figure] = {
             "forget_loss", direction="up", wording="mean L(D_f) over the steps since the last log", over="forget",
             heading="forget", **_LOSS,
         ),
+        *(Figure(**row) for group in LANGUAGE_GROUPS for row in group.rows),
     )
 }  # fmt: skip
 
@@ -189,7 +191,8 @@ def show(name: str, value: float | None) -> Safe:
     """A figure as text: of those that are known as many digits as they have, of others four significant ones."""
     if value is None:
         return Safe("")
-    return Safe(f"{value:.{FIGURES[name].digits}f}") if name in FIGURES else number(value)
+    digits = FIGURES[name].digits if name in FIGURES else None
+    return number(value) if digits is None else Safe(f"{value:.{digits}f}")
 
 
 def is_measured(value: float | None) -> bool:

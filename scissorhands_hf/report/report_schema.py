@@ -5,7 +5,7 @@ import typing
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from . import concept_report
+from . import concept_report, language_report
 from .figures import FIGURES, Figure
 from .unlearning_report import UnlearningReport
 
@@ -32,7 +32,7 @@ def report_schema() -> dict[str, Any]:
 
 def _report(kind: type[UnlearningReport]) -> dict[str, Any]:
     # Annotations of the class may name types that are imported for type checkers alone; pictures are not saved.
-    hints = typing.get_type_hints(kind, {**vars(concept_report), "Image": object})
+    hints = typing.get_type_hints(kind, {**vars(concept_report), **vars(language_report), "Image": object})
     properties = {item.name: _schema(hints[item.name]) for item in fields(kind) if item.name != "pictures"}
     properties["metrics"]["additionalProperties"]["properties"] = _figures("metrics")
     properties["history"]["items"]["properties"] = _figures("history")
@@ -61,7 +61,8 @@ def _figure(figure: Figure) -> dict[str, Any]:
         "type": ["number", "null"],
         "description": f"{figure.wording}{wanted} (unit: {figure.unit}; over: {figure.over}; source: {figure.source})",
     }
-    return schema | ({"minimum": 0, "maximum": 100} if figure.unit == "%" else {})
+    most = {"%": 100, "0 to 1": 1, "area under the curve": 1, "p-value": 1}.get(figure.unit)
+    return schema if most is None else schema | {"minimum": 0, "maximum": most}
 
 
 def _schema(hint: Any) -> dict[str, Any]:
@@ -82,5 +83,7 @@ def _schema(hint: Any) -> dict[str, Any]:
         return {"type": "array", "items": _schema(arguments[0])}
     if origin is dict:
         return {"type": "object", "additionalProperties": _schema(arguments[1])}
+    if hint is Any:
+        return {}
     plain = {str: "string", bool: "boolean", int: "integer", float: "number", types.NoneType: "null"}
     return {"type": plain[hint]} if hint in plain else {}

@@ -90,7 +90,7 @@ class UnlearningReport:
         values = json.loads((path if path.suffix == ".json" else path / REPORT_NAME).read_text(encoding="utf-8"))
         values.pop("average_gap", None)
         values.pop("earlier", None)  # of a published report
-        from . import concept_report  # noqa: F401  (its kind is known once it is imported)
+        from . import concept_report, language_report  # noqa: F401  (their kinds are known once they are imported)
 
         kind = values.pop("report", UnlearningReport.kind)
         found = next((c for c in (UnlearningReport, *UnlearningReport.__subclasses__()) if c.kind == kind), None)

@@ -18,8 +18,8 @@ from spaces_demo import render
 
 
 NEW = Figure(
-    "forget quality", "%", "up", "share of forget answers that cannot be told from a retrained model's", "forget",
-    "arXiv:2401.06121", "forget_quality", wanted="should be above 5", digits=3,
+    "forget likeness", "%", "up", "share of forget answers that cannot be told from a retrained model's", "forget",
+    "arXiv:2401.06121", "forget_likeness", wanted="should be above 5", digits=3,
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_new_figure_is_one_edit(monkeypatch: pytest.MonkeyPatch, labels: list[str], tmp_path) -> None:
     """Table, plot, page, card, metadata and schema know it from its entry alone; without it they show the bare number."""
-    metrics = {"original": {"forget quality": 0.01}, "unlearned": {"forget quality": 87.65432}}
+    metrics = {"original": {"forget likeness": 0.01}, "unlearned": {"forget likeness": 87.65432}}
     info = CardInfo(library="transformers", architecture="A", loader="A", pipeline_tag="text-generation")
     report = UnlearningReport(metrics=metrics, sets={"forget": 600})
     concept = ConceptErasureReport(metrics=metrics)
@@ -54,27 +54,27 @@ def test_a_new_figure_is_one_edit(monkeypatch: pytest.MonkeyPatch, labels: list[
 
     before = everywhere()
     assert not any("cannot be told" in text for text in before) and not any("87.654" in text for text in before[:3])
-    assert "forget_quality" not in before[4]
+    assert "forget_likeness" not in before[4]
     assert "87.7" in before[0], "figures that are not known pass through"
     monkeypatch.setitem(FIGURES, NEW.name, NEW)
     after = everywhere()
     for text in after[:4]:
         assert "87.654" in text and "0.010" in text and NEW.wording in text.replace("&#x27;", "'")
         assert "should be above 5" in text
-    assert json.loads(after[4])["metrics"][0]["type"] == "forget_quality"
+    assert json.loads(after[4])["metrics"][0]["type"] == "forget_likeness"
     assert json.loads(after[4])["dataset"]["name"] == "forget set, 600 examples"
     assert NEW.wording in after[5] and "arXiv:2401.06121" in after[5]
     for kind in (report, concept):
         labels.clear()
         kind.plot(tmp_path / "plot.png")
-        assert any(label.startswith("forget quality") for label in labels)
+        assert any(label.startswith("forget likeness") for label in labels)
 
 
 def test_figures_of_other_units_have_an_axis_of_their_own(labels: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     titles: list[str] = []
     monkeypatch.setattr(Axes, "set_title", lambda self, title, **options: titles.append(title))
-    UnlearningReport(metrics={"unlearned": {"perplexity": 40_000.0, "UA": 9.0}}).plot(tmp_path / "a.png")
-    assert titles == ["Measured, in percent", "Measured"] and labels == ["UA", "perplexity"]
+    UnlearningReport(metrics={"unlearned": {"bits": 40_000.0, "UA": 9.0}}).plot(tmp_path / "a.png")
+    assert titles == ["Measured, in percent", "Measured"] and labels == ["UA", "bits"]
 
 
 def reports() -> dict[str, UnlearningReport]:
