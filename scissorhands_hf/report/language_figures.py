@@ -7,7 +7,7 @@ from typing import Any
 TOFU, MUSE, OPEN_UNLEARNING = "arXiv:2401.06121", "arXiv:2407.06460", "arXiv:2506.12618"
 RATIO, AREA = "0 to 1", "area under the curve"
 _MEASURES = "scissorhands_hf.audit.language"
-_ROUNDED = f"{_MEASURES}.rounded_weights, after arXiv:2410.16454"
+_ROUNDED = "arXiv:2410.16454"
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ LANGUAGE_GROUPS = (
         ),
     )),
     Group("Asked otherwise", (
-        *_asked_again("paraphrased", "of the forget set, asked in other words", f"{_MEASURES}.language_measures"),
-        *_asked_again("translated", "of the forget set, asked in another language", f"{_MEASURES}.language_measures"),
+        *_asked_again("paraphrased", "of the forget set, asked in other words", f"{_MEASURES}.answer_figures.extraction"),
+        *_asked_again("translated", "of the forget set, asked in another language", f"{_MEASURES}.answer_figures.extraction"),
     )),
     Group("Brought back", (
         *_asked_again(
             "relearned", "of forget pairs, after training on some others",
-            f"{_MEASURES}.relearning, after arXiv:2406.13356",
+            "arXiv:2406.13356",
         ),
         *_asked_again("int8", "of the forget set, linear weights rounded to 8 bits", _ROUNDED),
         *_asked_again("int4", "of the forget set, linear weights rounded to 4 bits", _ROUNDED),
