@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -64,3 +65,49 @@ def check_early_stopping(args: ScissorhandsConfig, callbacks: Iterable[TrainerCa
         )
     if args.eval_strategy == IntervalStrategy.NO:
         raise ValueError("an EarlyStoppingCallback needs evaluations: eval_strategy='epoch' or 'steps', and an eval_dataset")
+
+
+def check_collected_logits(
+    model: nn.Module, compute_metrics: Callable[..., Any] | None, preprocess: Callable[..., Any] | None
+) -> None:
+    """
+    Refuse to collect, for `compute_metrics`, the logits of a whole vocabulary for every token of an evaluation set: 400 answers
+    of 50 tokens are 4 GB by a vocabulary of 49,152. Without a `compute_metrics`, evaluations keep nothing but the loss.
+
+    Args:
+        model (`nn.Module`):
+            Of the trainer.
+        compute_metrics, preprocess (`Callable`, *optional*):
+            Of the trainer; the second is its `preprocess_logits_for_metrics`.
+
+    Raises:
+        ValueError: naming what to give.
+    """
+    if compute_metrics is None or preprocess is not None:
+        return
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    last = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if last is None:
+        return
+    raise ValueError(
+        f"compute_metrics of {type(inner).__name__} needs a preprocess_logits_for_metrics: without one the logits of all "
+        f"{last.weight.shape[0]:,} entries of its vocabulary are collected for every token of an evaluation set. Give "
+        "preprocess_logits_for_metrics=scissorhands_hf.trainer.likeliest_tokens to be handed token ids (compare "
+        "predictions[:, :-1] with label_ids[:, 1:]), or a function of your own that keeps what is needed"
+    )
+
+
+def likeliest_tokens(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """
+    For `preprocess_logits_for_metrics`: of logits the likeliest token at each place, which is all that accuracies need.
+
+    Args:
+        logits (`Tensor` or `tuple[Tensor, ...]`):
+            Of shape (examples, tokens, vocabulary); of several outputs the first.
+        labels (`Tensor`):
+            Not used.
+
+    Returns:
+        `Tensor`: int64 of shape (examples, tokens).
+    """
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)

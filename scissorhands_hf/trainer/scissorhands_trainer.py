@@ -24,7 +24,7 @@ from .checkpoints import (
     library_versions,
     load_record,
 )
-from .evaluation_checks import check_best_metric, check_early_stopping
+from .evaluation_checks import check_best_metric, check_collected_logits, check_early_stopping
 from .paired_batches import FORGET, RETAIN, PairedBatchSampler, PairedCollator, PairedDataset
 from .probing import ProbeMixin
 from .publishing import PublishingMixin
@@ -160,6 +160,7 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
         """At construction, and again before each run: callbacks and sets may be given in between."""
         if type(self).evaluate is ScissorhandsTrainer.evaluate:  # one of another class may have figures of its own
             check_best_metric(self.args, self.eval_dataset, self.compute_metrics)
+            check_collected_logits(self.model, self.compute_metrics, self.preprocess_logits_for_metrics)
         check_early_stopping(self.args, self.callback_handler.callbacks)
         if self.args.remove_unused_columns:
             columns, name = model_columns(self.model, self.label_names), type(self.model).__name__

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import tiny_models
+import torch
 from tiny_data import examples, retain_and_forget
 from transformers import EarlyStoppingCallback
 
 from scissorhands_hf import ScissorhandsTrainer
+from scissorhands_hf.trainer import likeliest_tokens
 
 
 EVALUATED = {"eval_strategy": "epoch", "save_strategy": "epoch"}
@@ -87,3 +89,36 @@ def test_evaluation_sets_that_are_given_later_are_looked_at_before_the_trim(conf
     with pytest.raises(ValueError, match="is a figure of none of the evaluation sets"):
         trainer.train()
     assert trainer.trim_report is None
+
+
+@pytest.mark.parametrize("build", [tiny_models.tiny_llama, tiny_models.tiny_gpt2])
+def test_logits_of_whole_vocabularies_are_not_collected(build: Any, config) -> None:
+    """Without a compute_metrics nothing but the loss is kept; with one, what its user says."""
+    model, retain, forget = retain_and_forget(build)
+    arguments = {"model": model, "args": config(), "train_dataset": retain, "forget_dataset": forget, "eval_dataset": forget}
+    seen = []
+
+    def token_accuracy(prediction: Any) -> dict[str, float]:
+        seen.append(prediction.predictions)
+        return {"accuracy": float((prediction.predictions[:, :-1] == prediction.label_ids[:, 1:]).mean())}
+
+    plain = ScissorhandsTrainer(**arguments)
+    collected = plain.evaluation_loop(plain.get_eval_dataloader(), "plain", prediction_loss_only=True)
+    assert collected.predictions is None and "eval_loss" in plain.evaluate()
+    with pytest.raises(
+        ValueError, match=r"LMHeadModel|LlamaForCausalLM needs a preprocess_logits.*61 entries.*likeliest_tokens"
+    ):
+        ScissorhandsTrainer(**arguments, compute_metrics=token_accuracy)
+    given = {"compute_metrics": token_accuracy, "preprocess_logits_for_metrics": likeliest_tokens}
+    accuracy = ScissorhandsTrainer(**arguments, **given).evaluate()["eval_accuracy"]
+    (predictions,) = seen
+    assert predictions.shape == (6, 10) and predictions.dtype == "int64"
+    ids = torch.stack([row["input_ids"] for row in forget])
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits.argmax(-1)
+    assert (torch.as_tensor(predictions) == expected).all()
+    assert accuracy == pytest.approx(float((expected[:, :-1] == ids[:, 1:]).float().mean()))
+
+
+def test_classifiers_are_handed_their_logits(config) -> None:
+    assert "eval_retain_accuracy" in trainer_for(config(), compute_metrics=accuracy).evaluate()
