@@ -45,6 +45,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
     """
 
     supported_objectives = OBJECTIVES
+    supported_retain_objectives = ("distillation", "data")
     compares_examples = False
 
     def __init__(
@@ -108,7 +109,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         """λ times the distance to the objective's target; for ascent as in the classification door."""
         if self.args.forget_objective == "ascent":
             return super().forget_term(forget_loss)
-        return self.args.forget_weight * forget_loss
+        return self.forget_weight * forget_loss
 
     def compute_sensitivity_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Denoising loss L(D_f) of forget pictures, of the plain or of the guided prediction; memories take it, too."""

@@ -8,7 +8,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .other_answers import OTHER_ANSWER
 from .paired_batches import FORGET, RETAIN
+from .reference_scores import INDEX
 from .scissorhands_config import ScissorhandsConfig
 
 
@@ -41,6 +43,11 @@ def labelled_items(batch: dict[str, Any], shifted: bool = False, ignored: int | 
     if ignored is not None:
         counts &= labels.ne(ignored)
     return int(counts.sum())
+
+
+def plain_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch as the model takes it: without its examples' indices and other answers."""
+    return {name: value for name, value in batch.items() if name not in (INDEX, OTHER_ANSWER)}
 
 
 class BatchLossMixin:
@@ -76,7 +83,7 @@ class BatchLossMixin:
         Returns:
             The loss; zero, with zero gradients, where nothing is labelled.
         """
-        own = self._labelled(batch)
+        own = self.labelled(batch)
         # A model is told of no number: what it returns then is its mean. (Told one, some take the mean all the same, and for
         # others transformers 5.23 counts one label too many in each row, as for GPT-2.)
         step = own if num_items_in_batch is None else num_items_in_batch
@@ -91,7 +98,8 @@ class BatchLossMixin:
     def _stock_loss(self, model: nn.Module, batch: dict[str, Any], items: int | None) -> tuple[Tensor, Any]:
         """Trainer's own loss, without its factor for the average over processes that follows in a step."""
         count = None if items is None else torch.tensor(float(items), device=self.args.device)
-        loss, outputs = super().compute_loss(model, dict(batch), True, count)  # it takes the labels out of what it is given
+        # A new dictionary, for Trainer takes the labels out of what it is given.
+        loss, outputs = super().compute_loss(model, plain_batch(batch), True, count)
         # The condition is Trainer's.
         if count is not None and self.args.average_tokens_across_devices and isinstance(loss, Tensor):
             loss = loss / self.accelerator.num_processes
@@ -99,7 +107,7 @@ class BatchLossMixin:
 
     def find_use_of_items(self, batch: dict[str, Any]) -> None:
         """Try whether `compute_loss_func` divides by the number of items; called once, without gradients."""
-        if self.compute_loss_func is None or not self._labelled(batch):
+        if self.compute_loss_func is None or not self.labelled(batch):
             return
         once, twice = (self._stock_loss(self.model, batch, items)[0] for items in (1, 2))
         self._loss_func_divides = not bool(twice.abs() > 0.75 * once.abs())
@@ -111,25 +119,38 @@ class BatchLossMixin:
         """Whether someone is told how many items there are; else Trainer averages micro-batches alike, and so do we."""
         return self.model_accepts_loss_kwargs or self.compute_loss_func is not None
 
-    def _labelled(self, batch: dict[str, Any]) -> int | None:
-        ignored = getattr(getattr(self.model, "config", None), "semantic_loss_ignore_index", None)
+    @property
+    def shifts_labels(self) -> bool:
+        """Whether the model's loss predicts the next token."""
         # Private (as of transformers 5.23): there is no public name for whether a model's loss shifts its labels. It misses
         # causal models that are called otherwise, as GPT2LMHeadModel.
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        shifted = self._loss_shifts_labels or type(inner).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        return labelled_items(batch, shifted, ignored)
+        return self._loss_shifts_labels or type(inner).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+    def labelled(self, batch: dict[str, Any]) -> int | None:
+        """How many labels of a batch count; see [`labelled_items`]."""
+        ignored = getattr(getattr(self.model, "config", None), "semantic_loss_ignore_index", None)
+        return labelled_items(batch, self.shifts_labels, ignored)
+
+    def part_weight(self, part: str, batch: dict[str, Any]) -> int:
+        """What the mean of a "retain" or "forget" half counts for beside those of other micro-batches."""
+        return self.batch_weight(batch)
 
     def batch_weight(self, batch: dict[str, Any]) -> int:
         """What a micro-batch's mean counts for beside others: its labelled tokens, or 1 where micro-batches count alike."""
-        items = self._labelled(batch)
+        items = self.labelled(batch)
         if items is None:
             return 1
         return items if self._counts_items else min(items, 1)
 
     def batch_share(self, batch: dict[str, Any], total: float) -> float:
         """The factor of a micro-batch's mean loss in the step, of whose parts processes take the mean afterwards."""
+        return self.share_of(self.batch_weight(batch), total)
+
+    def share_of(self, weight: int, total: float) -> float:
+        """The same for what weighs `weight`."""
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return self.batch_weight(batch) * processes / max(total, 1)
+        return weight * processes / max(total, 1)
 
     def total_weights(self, weights: list[int]) -> list[float]:
         """The sums over processes, where they are averaged over (`average_tokens_across_devices`)."""
@@ -144,7 +165,7 @@ class BatchLossMixin:
         """The micro-batches of a step, and what all of them weigh together: `{"retain": …, "forget": …}`."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         parts = (RETAIN, FORGET)
-        weights = [sum(self.batch_weight(batch[part]) for batch in batches if part in batch) for part in parts]
+        weights = [sum(self.part_weight(part, batch[part]) for batch in batches if part in batch) for part in parts]
         return batches, dict(zip(parts, self.total_weights(weights), strict=True))
 
 

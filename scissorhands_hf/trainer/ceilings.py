@@ -65,8 +65,9 @@ def guess_of_tokens(batch: dict[str, Any], outputs: Any, loss: Tensor) -> float 
     return None
 
 
-def logits_of(outputs: Any) -> Tensor | None:
-    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[1] if len(outputs) > 1 else None
+def logits_of(outputs: Any, first: int = 1) -> Tensor | None:
+    """The logits in a model's outputs, in a tuple the entry `first`: after the loss, which is left out without labels."""
+    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[first] if len(outputs) > first else None
     return logits if isinstance(logits, Tensor) else None
 
 

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..core.sensitivity import is_finite
+from .forget_choice import TRAINER_OBJECTIVES
 from .scissorhands_config import ScissorhandsConfig
 from .weight_states import adapters, meta_weight, quantisation, sharded_weight
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 ID_COLUMNS = ("id", "ids", "example_id", "uid")
 
 
-def check_arguments(args: TrainingArguments | None, objectives: Sequence[str]) -> None:
+def check_arguments(args: TrainingArguments | None, objectives: Sequence[str], retain_objectives: Sequence[str]) -> None:
     """Reject settings under which the method would not compute what it says."""
     if not isinstance(args, ScissorhandsConfig):
         raise TypeError(
@@ -50,9 +51,14 @@ def check_arguments(args: TrainingArguments | None, objectives: Sequence[str]) -
             "one process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES."
         )
     if args.forget_objective not in objectives:
+        needs = "a diffusion pipeline's prompts and frozen original"
+        if args.forget_objective in TRAINER_OBJECTIVES:
+            needs = "batches with labels, which ScissorhandsTrainer is given"
+        known = ", ".join(map(repr, objectives))
+        raise ValueError(f"forget_objective={args.forget_objective!r} needs {needs}; use one of {known}")
+    if args.retain_objective not in retain_objectives:
         raise ValueError(
-            f"forget_objective={args.forget_objective!r} needs a diffusion pipeline's prompts and frozen original; a trainer "
-            "that is given batches with a loss supports forget_objective='ascent'"
+            f"retain_objective={args.retain_objective!r} is not for this door; use {' or '.join(map(repr, retain_objectives))}"
         )
     if args.train_sampling_strategy != "random":
         raise ValueError(

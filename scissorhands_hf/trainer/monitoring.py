@@ -33,7 +33,7 @@ class RunningMeans:
         return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
 
 
-def diverged(what: str, step: int, args: ScissorhandsConfig, ceiling: float) -> UnlearningDivergedError:
+def diverged(what: str, step: int, args: ScissorhandsConfig, weight: float, ceiling: float) -> UnlearningDivergedError:
     """The error of a run that is being ruined, with the last good checkpoint and what to lower.
 
     Args:
@@ -43,13 +43,13 @@ def diverged(what: str, step: int, args: ScissorhandsConfig, ceiling: float) -> 
             Of the run.
         args (`ScissorhandsConfig`):
             Of the run.
-        ceiling (`float`):
-            Of the forget loss, in effect.
+        weight, ceiling (`float`):
+            λ, and of the forget loss, in effect.
     """
     good = last_complete_checkpoint(args.output_dir)
     where = f"The last good checkpoint is {good.name} in output_dir" if good else "No checkpoint was saved"
     return UnlearningDivergedError(
         f"Unlearning diverged at step {step}: {what}. {where}; the model in memory is not to be used. Lower learning_rate "
-        f"({args.learning_rate}), forget_weight ({args.forget_weight}), projection_margin ({args.projection_margin}) or "
+        f"({args.learning_rate}), forget_weight ({weight}), projection_margin ({args.projection_margin}) or "
         f"forget_loss_ceiling ({ceiling:.3g}), or set max_grad_norm ({args.max_grad_norm})."
     )

@@ -44,10 +44,11 @@ class ProbeMixin:
                 loss, outputs = self.compute_batch_loss(self.model, batch, return_outputs=True)
                 check_loss(argument, loss)
                 self.find_use_of_items(batch)
+            self.check_objective(batch, outputs)
             chosen = args.forget_loss_ceiling is not None
             if chosen:
                 ceiling = Ceiling(args.forget_loss_ceiling, "as given")
-            elif args.forget_objective != "ascent" or (args.forget_weight == 0 and not args.projection):
+            elif args.forget_objective != "ascent" or (self.forget_weight == 0 and not args.projection):
                 ceiling = Ceiling(math.inf, "nothing ascends")
             else:
                 ceiling = self.default_ceiling(batch, outputs, loss)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..core.modes import evaluation_mode, unrecorded_batch_norm
 from ..core.sensitivity import is_finite
-from .batch_losses import BatchLossMixin
 from .monitoring import RunningMeans, UnlearningDivergedError, diverged
+from .objective_losses import LossPart, ObjectiveMixin
 from .paired_batches import FORGET, RETAIN, PairedBatchSampler, is_pair, random_batches
 from .run_callbacks import UnlearningRecord
 from .run_memories import MEMORY_NAME, RunMemories
@@ -20,7 +20,7 @@ from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes
 
 
-class RepairMixin(BatchLossMixin):
+class RepairMixin(ObjectiveMixin):
     """
     Repair by projected gradients; to be named before Trainer: `class MyTrainer(RepairMixin, Trainer)`. Beside what a
     [`~transformers.Trainer`] has, it needs what is declared here.
@@ -45,16 +45,7 @@ class RepairMixin(BatchLossMixin):
         self._checkpoint: Path | None = None
         self._step_window = RunningMeans()
         self._log_window, self._epoch_window = RunningMeans(), RunningMeans()
-
-    # ---- The losses: what a kind of model replaces ----
-
-    def compute_forget_loss(self, model: nn.Module, batch: dict[str, Any], num_items_in_batch: int | None = None) -> Tensor:
-        """What repair measures on a forget batch: L(D_f), a mean; `num_items_in_batch` as in [`compute_batch_loss`]."""
-        return self.compute_batch_loss(model, batch, num_items_in_batch=num_items_in_batch)
-
-    def forget_term(self, forget_loss: Tensor) -> Tensor:
-        """What repair adds to L(D_r): −λ·min(L(D_f), ceiling)."""
-        return -self.args.forget_weight * forget_loss.clamp(max=self.forget_loss_ceiling)
+        self._init_objective()
 
     def compute_sensitivity_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """L(D_f) of which the sensitivity and the gradient memories take the gradient."""
@@ -73,8 +64,8 @@ class RepairMixin(BatchLossMixin):
         return_outputs: bool = False,
         num_items_in_batch: dict[str, float] | Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """L(D_r) − λ·min(L(D_f), ceiling) of a paired batch, or one of the two of a half, each weighed by its share in the
-        step; the plain loss of a flat (evaluation) batch.
+        """L(D_r) and what the objective adds to it, as −λ·min(L(D_f), ceiling), of a paired batch, or one of the two of a half,
+        each weighed by its share in the step; the plain loss of a flat (evaluation) batch.
 
         Args:
             num_items_in_batch (`dict[str, float]` or `Tensor` or `int`, *optional*):
@@ -83,29 +74,35 @@ class RepairMixin(BatchLossMixin):
         """
         if not is_pair(inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        totals = num_items_in_batch or {part: float(self.batch_weight(half)) for part, half in inputs.items()}
+        totals = num_items_in_batch or {part: float(self.part_weight(part, half)) for part, half in inputs.items()}
         loss, outputs = torch.zeros((), device=self.args.device), {}
         if RETAIN in inputs:
-            share, items = self.batch_share(inputs[RETAIN], totals[RETAIN]), int(totals[RETAIN])
-            retain_loss, outputs = self.compute_batch_loss(model, inputs[RETAIN], True, items)
-            loss = share * retain_loss
-            self._log_window.add(RETAIN, retain_loss, share)
-            self._epoch_window.add(RETAIN, retain_loss, share)
+            part, outputs = self.retain_part(model, inputs[RETAIN], int(totals[RETAIN]))
+            share = self.share_of(self.part_weight(RETAIN, inputs[RETAIN]), totals[RETAIN])
+            loss = share * part.term
+            self._note(RETAIN, part, share, self._log_window, self._epoch_window)
         if FORGET in inputs:
             # With λ = 0 the forget loss is still measured, but nothing is kept for a backward pass.
-            ungraded = contextlib.nullcontext() if self.args.forget_weight else torch.no_grad()
+            ungraded = contextlib.nullcontext() if self.forget_weight else torch.no_grad()
             with ungraded, unrecorded_batch_norm(self.model):
-                forget_loss = self.compute_forget_loss(model, inputs[FORGET], int(totals[FORGET]))
-            share = self.batch_share(inputs[FORGET], totals[FORGET])
-            self._log_window.add(FORGET, forget_loss, share)
-            self._step_window.add(FORGET, forget_loss, share)
-            if self.args.forget_weight:
-                loss = loss + share * self.forget_term(forget_loss)
+                part = self.forget_part(model, inputs[FORGET], int(totals[FORGET]))
+            share = self.share_of(self.part_weight(FORGET, inputs[FORGET]), totals[FORGET])
+            self._note(FORGET, part, share, self._log_window, self._step_window)
+            if self.forget_weight:
+                loss = loss + share * part.term
         return (loss, outputs) if return_outputs else loss
+
+    def _note(self, name: str, part: LossPart, share: float, log: RunningMeans, other: RunningMeans) -> None:
+        if part.loss is not None:
+            weight = share if part.tokens is None else part.tokens
+            log.add(name, part.loss, weight)
+            other.add(name, part.loss, weight)
+        for key, value in part.logged.items():
+            log.add(key, value, share)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; at the last of a step the gathered gradient is projected, before Trainer clips it."""
-        if self.args.sharpness_radius and FORGET in inputs and self.args.forget_weight:
+        if self.args.sharpness_radius and FORGET in inputs and self.forget_weight:
             with self._memories.relearned(self.args.sharpness_radius):
                 loss = super().training_step(model, {FORGET: inputs[FORGET]}, num_items_in_batch)
             loss = loss + super().training_step(model, {RETAIN: inputs[RETAIN]}, num_items_in_batch)
@@ -162,7 +159,8 @@ class RepairMixin(BatchLossMixin):
         record = self.record
         record.last_forget_loss = self._step_window.means(self.accelerator).get(FORGET, record.last_forget_loss)
         above = record.last_forget_loss is not None and record.last_forget_loss > self.forget_loss_ceiling
-        self._log_window.add("above_ceiling_share", above)
+        if not self._bounds_examples:  # else each example counts, where its loss is computed
+            self._log_window.add("above_ceiling_share", above)
         if not self.args.projection or self.state.global_step % self.args.projection_every:
             return
         if above:
@@ -192,19 +190,21 @@ class RepairMixin(BatchLossMixin):
         for name, parameter in self.model.named_parameters():
             if not is_finite(parameter.detach()):
                 raise self._diverged(f"the weight {name!r} is not finite")
+        self.save_references(folder)
         if self._memories is not None and self.state.global_step % self._steps_per_epoch():
             folder.mkdir(parents=True, exist_ok=True)
             self._memories.save(folder)
 
     def _diverged(self, what: str) -> UnlearningDivergedError:
-        return diverged(what, self.state.global_step, self.args, self.forget_loss_ceiling)
+        return diverged(what, self.state.global_step, self.args, self.forget_weight, self.forget_loss_ceiling)
 
     def _steps_per_epoch(self) -> int:
         return -(-self._sampler.steps // self.args.gradient_accumulation_steps)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds retain_loss, forget_loss, projected_share, above_ceiling_share and memory_alignment (⟨g, m⟩ before projection,
-        the smallest of the M) to the logs of training steps: means over the steps since the last log."""
+        """Adds retain_loss, forget_loss, projected_share, above_ceiling_share, memory_alignment (⟨g, m⟩ before projection, the
+        smallest of the M) and, where they are others than these losses, forget_objective and retain_objective to the logs of
+        training steps: means over the steps since the last log."""
         if "loss" in logs:
             means = self._log_window.means(self.accelerator)
             self._log_window = RunningMeans()

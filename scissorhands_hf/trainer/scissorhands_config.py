@@ -9,6 +9,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..report.card_options import CardOptions
 from .field_checks import require, require_count
+from .forget_choice import objective_named
 from .recipes import TRAINER_DOOR, TRAINING_FIELDS, apply_recipe
 from .unlearning_settings import UnlearningSettings
 
@@ -98,7 +99,7 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
 
     def __post_init__(self):
         apply_recipe(self, self.__dict__.pop("_given", set()))
-        for name in ("reinit_target_modules", "trainable_target_modules", "projection_target_modules"):
+        for name in ("reinit_target_modules", "trainable_target_modules", "projection_target_modules", "refusal_answers"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
         self.check_unlearning_settings()
@@ -128,4 +129,7 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
         """The effective values of the method's fields and of those training fields that a recipe may set, JSON-ready."""
         values = self.unlearning_settings() | {name: getattr(self, name) for name in (*TRAINING_FIELDS, "seed")}
         values["per_device_forget_batch_size"] = self.forget_batch_size
+        objective = objective_named(self.forget_objective)
+        values["forget_weight"] = objective.weight if self.forget_weight is None else self.forget_weight
+        values["objective_beta"] = objective.beta if self.objective_beta is None else self.objective_beta
         return {name: getattr(value, "value", value) for name, value in values.items()}

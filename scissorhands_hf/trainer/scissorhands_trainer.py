@@ -25,6 +25,8 @@ from .checkpoints import (
     load_record,
 )
 from .evaluation_checks import check_best_metric, check_collected_logits, check_early_stopping
+from .forget_choice import TRAINER_OBJECTIVES
+from .other_answers import with_other_answers
 from .paired_batches import FORGET, RETAIN, PairedBatchSampler, PairedCollator, PairedDataset
 from .probing import ProbeMixin
 from .publishing import PublishingMixin
@@ -41,7 +43,10 @@ from .trimming import TRIM_SETTINGS, TrimMixin
 logger = logging.getLogger(__name__)
 
 # Of a log entry, for the report's loss curves.
-_HISTORY = ("step", "epoch", "loss", "retain_loss", "forget_loss", "projected_share", "memory_alignment", "grad_norm")
+_HISTORY = (
+    *("step", "epoch", "loss", "retain_loss", "forget_loss", "forget_objective", "retain_objective", "projected_share"),
+    *("memory_alignment", "grad_norm"),
+)
 
 
 class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, Trainer):
@@ -81,8 +86,9 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
     ```
     """
 
-    # What `forget_objective` may be; the diffusion door knows more.
-    supported_objectives = ("ascent",)
+    # What `forget_objective` and `retain_objective` may be; the diffusion door knows others.
+    supported_objectives = tuple(TRAINER_OBJECTIVES)
+    supported_retain_objectives = ("data", "kl")
     # Whether to look for forget examples in the retain set; not where both are made at random.
     compares_examples = True
 
@@ -104,7 +110,7 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
         *,
         forget_dataset: Dataset | datasets.Dataset | None = None,
     ):
-        checks.check_arguments(args, self.supported_objectives)
+        checks.check_arguments(args, self.supported_objectives, self.supported_retain_objectives)
         checks.check_datasets(train_dataset, forget_dataset)
         if self.compares_examples:
             warn_of_shared_examples(train_dataset, forget_dataset, checks.ID_COLUMNS)
@@ -188,7 +194,12 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
             columns = model_columns(self.model, self.label_names) if self.args.remove_unused_columns else None
             name = type(self.model).__name__
             parts = {RETAIN: self.train_dataset, FORGET: self.forget_dataset}
-            sets = {part: training_set(data, self.data_collator, columns, name, part) for part, data in parts.items()}
+            collators, wanted = dict.fromkeys(parts, self.data_collator), dict.fromkeys(parts, columns)
+            if self.objective.needs_answer:
+                parts[FORGET], collators[FORGET], wanted[FORGET] = with_other_answers(
+                    self.forget_dataset, self.data_collator, columns, self.args, self.processing_class, self.model
+                )
+            sets = {part: training_set(data, collators[part], wanted[part], name, part) for part, data in parts.items()}
             self._sets = (made_of, sets)
         return self._sets[1]
 
@@ -223,11 +234,12 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
             num_processes=self.accelerator.num_processes,
             drop_last=self.args.dataloader_drop_last,
         )
+        parts = self.sets_in_training()
         return self.accelerator.prepare(
             DataLoader(
-                PairedDataset(retain.examples, forget.examples),
+                PairedDataset(*(part.examples for part in parts)),
                 batch_sampler=self._sampler,
-                collate_fn=PairedCollator(retain.collate, forget.collate),
+                collate_fn=PairedCollator(*(part.collate for part in parts)),
                 num_workers=self.args.dataloader_num_workers,
                 pin_memory=self.args.dataloader_pin_memory,
                 persistent_workers=self.args.dataloader_persistent_workers,
@@ -242,9 +254,12 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
         trimmed model by `auto_find_batch_size`."""
         settings = self.args.method_settings()
         if self.trim_report is not None:
+            if self._checkpoint is not None:
+                self.load_references(self._checkpoint)
             self._note_changed_settings(settings)
             return
         self.record.settings = settings
+        self.ask_original()
         self.record.trim = cut = self.trim()
         for callback in self.stage_callbacks():
             callback.on_trim(cut)
@@ -331,7 +346,7 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer's. A checkpoint is refused when weights are not finite, and also holds, in mid-epoch, the gradient
-        memories, which reveal the forget set and stay on local disk."""
+        memories and what the original said of the examples: both reveal the forget set and stay on local disk."""
         # `_internal_call` is Trainer's own argument (private by name, as of transformers 5.23) and only handed on.
         folder = Path(output_dir or self.args.output_dir)
         # Here rather than in `on_save`, which is called when the checkpoint counts as complete and older ones are deleted.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .field_checks import require, require_choices, require_count, require_not_negative
+from .forget_choice import OBJECTIVE_NAMES, names_with, objective_named
 
 
 @dataclass
@@ -35,15 +36,47 @@ class UnlearningSettings:
             Which weights are trained during repair; the others are frozen. Default: all that require gradients.
         projection_target_modules (`str` or `list[str]`, *optional*):
             Which gradients are remembered and projected. Default: those of all trained weights.
-        forget_weight (`float`, *optional*, defaults to 0.05):
-            λ ≥ 0 in L(D_r) − λ·L(D_f).
+        forget_weight (`float`, *optional*):
+            λ ≥ 0 in L(D_r) − λ·L(D_f), and of what another objective adds to L(D_r). Default: 0.05 of ascent and of the
+            objectives of pipelines, 1 of the others.
         forget_objective (`str`, *optional*, defaults to `"ascent"`):
-            `"ascent"` on the forget loss; the other objectives are for diffusion pipelines.
+            What repair minimises beside L(D_r).
+
+            - `"ascent"`: −λ·L(D_f) up to `forget_loss_ceiling`; `"gradient_difference"`: without a ceiling (arXiv:2203.12817).
+            - `"counterfactual"`: λ·L of other answers, from columns `counterfactual_X` that stand for the columns `X` of a
+              forget example (`counterfactual_labels`; of a language model `counterfactual_input_ids`, too). `"idk"`: of
+              `refusal_answers`.
+            - Of models with logits for each labelled token: `"npo"` (arXiv:2404.05868), `"simnpo"` (arXiv:2410.07163), `"dpo"`
+              (arXiv:2305.18290) of the other answer, or refusal, over the one to forget; `"undial"` (arXiv:2402.10052); `"rmu"`
+              (arXiv:2403.03218), which misleads the activations that predict answers.
+            - `"redirect"`, `"negative_guidance"` and `"closed_form"`: of diffusion pipelines.
+
+            A step averages `"npo"`, `"simnpo"` and `"dpo"` over its forget examples, the others over their labelled tokens.
+            `"npo"`, `"dpo"`, `"undial"` and `"rmu"` compare with the original, which is asked once, before training.
+        objective_beta (`float`, *optional*):
+            β > 0 of `"npo"`, `"simnpo"`, `"dpo"` and `"undial"`. Default: 0.1, 2.5, 0.1 and 10.
+        simnpo_gamma (`float`, *optional*, defaults to 0):
+            The margin γ ≥ 0 of `"simnpo"`.
+        refusal_answers (`list[str]`, *optional*):
+            Answers of `"idk"`, or of `"dpo"`, in place of those to forget, as "I do not know."; examples get them in turn. Of
+            language models whose prompts have the label -100, with their tokenizer as `processing_class`.
+        rmu_layer (`int`, *optional*):
+            The layer, from 1, whose activations `"rmu"` misleads. Default: a fraction 7/32 of the layers.
+        rmu_coefficient (`float`, *optional*, defaults to 5):
+            c > 0 of `"rmu"`, in units of the mean norm of the original's activations there (arXiv:2408.06223).
+        retain_objective (`str`, *optional*, defaults to `"data"`):
+            `"data"`: L(D_r). `"kl"`: KL divergence of the original's predictions of the retain tokens from the model's; of
+            models with logits for each labelled token. `"distillation"` is of diffusion pipelines.
+        reference_top_k (`int`, *optional*, defaults to 64):
+            Of how many entries of the vocabulary `retain_objective="kl"` and `"undial"` keep the original's log-probabilities,
+            for each labelled token (8 bytes each); the rest of the vocabulary counts as one entry, so that the divergence is a
+            lower bound of that of whole vocabularies.
         forget_loss_ceiling (`float`, *optional*):
-            Ascent stops where the forget loss of a batch exceeds this value: the batch then adds no gradient and the step
-            is not projected, so nothing pushes further up. Default, of a classifier of K classes: 2·ln K, twice the loss of a
-            uniform guess, where a model has long forgotten. Of any other loss: its mean on the part "unseen" or "test" of a
-            dict `eval_dataset`, else a quarter above that on examples with the labels of others (or above ln K per token).
+            Ascent stops where the forget loss exceeds this value: of each example, where the model has logits for each
+            labelled token and the loss is its own, else of each batch. What is above adds no gradient, and a step whose mean is
+            above is not projected, so nothing pushes further up. Default, of a classifier of K classes: 2·ln K, twice the loss
+            of a uniform guess, where a model has long forgotten. Of any other loss: its mean on the part "unseen" or "test" of
+            a dict `eval_dataset`, else a quarter above that on examples with the labels of others (or above ln K per token).
             The log and the report say which. Refused when the forget loss is above it to begin with; `float("inf")` switches
             it off.
         forget_schedule (`str`, *optional*, defaults to `"cycle"`):
@@ -108,13 +141,34 @@ class UnlearningSettings:
     projection_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Patterns of parameters whose gradients are projected. Default: all trained."}
     )
-    forget_weight: float = field(default=0.05, metadata={"help": "λ >= 0 in L(D_r) - λ L(D_f)."})
+    forget_weight: float | None = field(
+        default=None, metadata={"help": "λ >= 0 in L(D_r) - λ L(D_f). Default: 0.05 of ascent, 1 of most other objectives."}
+    )
     forget_objective: str = field(
         default="ascent",
         metadata={
-            "help": "'ascent'; 'redirect', 'negative_guidance', 'closed_form': for diffusion pipelines.",
-            "choices": ("ascent", "redirect", "negative_guidance", "closed_form"),
+            "help": "What is minimised on the forget set; 'redirect', 'negative_guidance', 'closed_form': of pipelines.",
+            "choices": OBJECTIVE_NAMES,
         },
+    )
+    objective_beta: float | None = field(
+        default=None, metadata={"help": "β > 0 of npo (default 0.1), simnpo (2.5), dpo (0.1) and undial (10)."}
+    )
+    simnpo_gamma: float = field(default=0.0, metadata={"help": "Margin γ >= 0 of simnpo."})
+    refusal_answers: list[str] | None = field(
+        default=None, metadata={"help": "Answers of idk or dpo in place of those to forget, as 'I do not know.'"}
+    )
+    rmu_layer: int | None = field(default=None, metadata={"help": "Layer, from 1, that rmu misleads. Default: 7/32 of them."})
+    rmu_coefficient: float = field(default=5.0, metadata={"help": "c > 0 of rmu, in units of the activations' mean norm."})
+    retain_objective: str = field(
+        default="data",
+        metadata={
+            "help": "'data', or 'kl' to the original's predictions; 'distillation': of pipelines.",
+            "choices": ("data", "kl", "distillation"),
+        },
+    )
+    reference_top_k: int = field(
+        default=64, metadata={"help": "Entries of the vocabulary that kl and undial keep of the original, for each token."}
     )
     forget_loss_ceiling: float | None = field(
         default=None,
@@ -167,12 +221,14 @@ class UnlearningSettings:
         require(self, "trim_ratio", 0 <= self.trim_ratio < 1, "must lie in [0, 1), for example 0.03; 0 trims nothing")
         batches = self.saliency_batches
         require(self, "saliency_batches", batches == -1 or batches >= 1, "must be at least 1, or -1 for the whole forget set")
+        weight = self.forget_weight
         require(
             self,
             "forget_weight",
-            math.isfinite(self.forget_weight) and self.forget_weight >= 0,
+            weight is None or (math.isfinite(weight) and weight >= 0),
             "must be a number >= 0: λ is subtracted, so a negative value would teach the forget set",
         )
+        self._check_objective_settings()
         ceiling, every = self.forget_loss_ceiling, self.memory_every
         require(
             self,
@@ -187,3 +243,37 @@ class UnlearningSettings:
         require_count(self, "projection_every", "memory_batches")
         if self.per_device_forget_batch_size is not None:
             require_count(self, "per_device_forget_batch_size")
+
+    def _check_objective_settings(self) -> None:
+        """What belongs to one objective and is given with another would have no effect."""
+        name, beta, layer = self.forget_objective, self.objective_beta, self.rmu_layer
+        coefficient = self.rmu_coefficient
+        require(self, "objective_beta", beta is None or (math.isfinite(beta) and beta > 0), "must be a number > 0, or None")
+        require(self, "rmu_coefficient", math.isfinite(coefficient) and coefficient > 0, "must be a number > 0")
+        require_not_negative(self, "simnpo_gamma")
+        require_count(self, "reference_top_k")
+        require(self, "rmu_layer", layer is None or layer >= 1, "must be a whole number >= 1, or None")
+        answers, ceiling = self.refusal_answers, self.forget_loss_ceiling
+        require(
+            self,
+            "refusal_answers",
+            answers is None or (len(answers) > 0 and all(isinstance(text, str) and text.strip() for text in answers)),
+            "must be texts, as ['I do not know.']",
+        )
+        with_beta = [objective for objective in names_with() if objective_named(objective).beta is not None]
+        for field_name, given, objectives in (
+            ("objective_beta", beta is not None, with_beta),
+            ("simnpo_gamma", self.simnpo_gamma != 0, ["simnpo"]),
+            ("refusal_answers", answers is not None, ["idk", "dpo"]),
+            ("rmu_layer", layer is not None, ["rmu"]),
+        ):
+            fitting = " or ".join(map(repr, objectives))
+            require(self, field_name, not given or name in objectives, f"is of forget_objective={fitting}, which is {name!r}")
+        unbounded = name in names_with() and name != "ascent" and ceiling is not None and math.isfinite(ceiling)
+        require(self, "forget_loss_ceiling", not unbounded, f"bounds ascent, and forget_objective is {name!r}; leave one out")
+        require(
+            self,
+            "forget_objective",
+            name != "idk" or answers is not None,
+            "needs refusal_answers, as ['I do not know.']; of an answer for each example, 'counterfactual'",
+        )
