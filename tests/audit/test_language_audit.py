@@ -214,7 +214,7 @@ def bert():
         ({"name": "original"}, ValueError, "name='original'"),
         ({"batch": 3}, TypeError, "no argument 'batch'; its settings are batch_size"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"rounding": (3,)}, ValueError, "rounding=\\(3,\\)"),
+        ({"rounding": (3,)}, ValueError, "rounding=\\[3\\]"),
         ({"min_k": 40}, ValueError, "min_k=40"),
         ({"forget": FORGET[:1], "relearn_steps": 2}, ValueError, "relearn_examples=None of 1"),
         ({"original": bert()}, TypeError, "original=BertForSequenceClassification|has no output layer"),

@@ -1,4 +1,4 @@
-"""How a language model is audited, in numbers, with the defaults of the benchmarks; readable without torch."""
+"""What a language model is audited on, and how, with the defaults of the benchmarks; readable without torch."""
 
 from dataclasses import dataclass, field
 
@@ -25,8 +25,8 @@ class LanguageAuditSettings:
             How many pairs that are; default: a quarter of them.
         relearn_learning_rate (`float`, *optional*, defaults to 5e-5):
             Of AdamW.
-        rounding (`tuple[int, ...]`, *optional*, defaults to `(8, 4)`):
-            Bits to round linear weights to, one run each: 8, 4 or none.
+        rounding (`list[int]`, *optional*, defaults to `[8, 4]`):
+            Bits to round linear weights to, one run each: 8 and 4; `[0]` or `[]` rounds nothing.
         examples (`int`, *optional*, defaults to 0):
             Forget questions to put into the report with the answers of each model. They are forget data.
         seed (`int`, *optional*, defaults to 0):
@@ -46,7 +46,10 @@ class LanguageAuditSettings:
         default=None, metadata={"help": "pairs that are taught again; default: a quarter of them"}
     )
     relearn_learning_rate: float = field(default=5e-5, metadata={"help": "of AdamW"})
-    rounding: tuple[int, ...] = field(default=(8, 4), metadata={"help": "bits to round linear weights to, one run each"})
+    rounding: list[int] = field(
+        default_factory=lambda: [8, 4],
+        metadata={"help": "bits to round linear weights to, one run each; default: 8 4; 0: none"},
+    )
     examples: int = field(default=0, metadata={"help": "forget questions to show in the report, with answers: forget data"})
     seed: int = field(default=0, metadata={"help": "of the choice of pairs that are taught again"})
 
@@ -62,8 +65,41 @@ class LanguageAuditSettings:
             raise ValueError(f"min_k={self.min_k!r} is not a share above 0 and at most 1, such as 0.4")
         if not self.relearn_learning_rate > 0:
             raise ValueError(f"relearn_learning_rate={self.relearn_learning_rate!r} is not above 0")
-        object.__setattr__(self, "rounding", tuple(self.rounding))
+        object.__setattr__(self, "rounding", [bits for bits in self.rounding if bits != 0])
         if any(bits not in (8, 4) for bits in self.rounding):
             raise ValueError(
                 f"rounding={self.rounding!r} holds something else than 8 and 4, the bits that weights are rounded to"
             )
+
+
+@dataclass
+class LanguageAuditData:
+    """
+    Where everything is that an audit by the command line compares. Rows are named as `SOURCE` or `SOURCE?COLUMN=VALUE`; a
+    source is a file (.jsonl, .json, .csv, .parquet, .txt), or a data set as `ID`, `ID:CONFIG` or `ID:CONFIG@SPLIT`.
+
+    Args:
+        forget, retain (`str`):
+            What was to be forgotten, and what was to stay.
+        general (`str`, *optional*):
+            Other texts, for perplexity and repetition.
+        holdout (`str`, *optional*):
+            Rows of the forget set's kind that no model learned, for membership attacks.
+        original, retrained, reference (`str`, *optional*):
+            Hub ids or folders of the model before, of one that was trained without the forget set, and of one to compare with
+            in the reference attack.
+    """
+
+    forget: str = field(metadata={"help": "rows that were to be forgotten: SOURCE or SOURCE?COLUMN=VALUE; required"})
+    retain: str = field(metadata={"help": "rows that were to stay, named in the same way; required"})
+    general: str | None = field(default=None, metadata={"help": "other texts, for perplexity and repetition"})
+    holdout: str | None = field(
+        default=None, metadata={"help": "rows of the forget set's kind that no model learned, for membership attacks"}
+    )
+    original: str | None = field(default=None, metadata={"help": "Hub id or folder of the model before"})
+    retrained: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of a model that was trained without the forget set"}
+    )
+    reference: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the model of the reference attack; default: retrained"}
+    )

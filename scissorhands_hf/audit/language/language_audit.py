@@ -152,7 +152,6 @@ def audit_language_model(
         sets=_sizes(sets),
         measure={
             **dataclasses.asdict(options),
-            "rounding": list(options.rounding),
             "chat_template": tokenizer.chat_template is not None,
             "dtype": ", ".join(dict.fromkeys(types.values())),
         },
