@@ -18,6 +18,8 @@ BEGIN = "<!-- scissorhands:begin -->"
 END = "<!-- scissorhands:end -->"
 PAPER = "2401.06187"
 _SETS = ("forget", "retain", "test")
+# Where models have more figures than this, as language models do, each figure has a row, and each model a column.
+_MOST_COLUMNS = 12
 TAGS = ("machine-unlearning", "scissorhands", f"arxiv:{PAPER}")
 SOURCE_NAME, SOURCE_URL = "scissorhands_hf", f"https://arxiv.org/abs/{PAPER}"
 
@@ -152,7 +154,11 @@ def _measured(public: dict[str, Any]) -> Safe | None:
     if not rows:
         return None
     heads = [heads[0], *(code(name, in_table=True) for name in heads[1:])]
-    blocks = [table(heads, [[code(model, in_table=True), *cells] for model, *cells in rows])]
+    lines = [heads, *([code(model, in_table=True), *cells] for model, *cells in rows)]
+    if len(heads) > _MOST_COLUMNS:
+        lines = [["figure", *lines[0][1:]], *lines[1:]]
+        lines = list(map(list, zip(*lines, strict=True)))
+    blocks = [table(lines[0], lines[1:])]
     if public.get("prompts"):
         heads = ["prompt", "group", "pictures", "before, %", "after, %", "change"]
         shares = (("concept", "original"), ("concept", "unlearned"), ("concept change", "change"))

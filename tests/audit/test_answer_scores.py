@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_language import byte_tokenizer, encoded, pairs, tiny_model
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, GPT2LMHeadModel, MistralConfig, OPTConfig
 
 from scissorhands_hf.audit.language import answer_scores
 from scissorhands_hf.audit.language.answer_scores import score_answers
@@ -18,6 +18,33 @@ def tiny_gpt2():
     """Its places are counted, so padding on the wrong side would be seen."""
     torch.manual_seed(3)
     return GPT2LMHeadModel(GPT2Config(vocab_size=262, n_positions=256, n_embd=32, n_layer=2, n_head=4, eos_token_id=2)).eval()
+
+
+def tiny_of(config):
+    """Weights far from small, so that what a model sees matters."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=0.2)
+    return model.eval()
+
+
+def tiny_opt():
+    """Counts places by its attention mask."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return tiny_of(OPTConfig(vocab_size=262, max_position_embeddings=256, eos_token_id=2, pad_token_id=0, **sizes))
+
+
+def tiny_bloom():
+    """Attends by distance."""
+    return tiny_of(BloomConfig(vocab_size=262, hidden_size=32, n_layer=2, n_head=4, eos_token_id=2, pad_token_id=0))
+
+
+def tiny_mistral():
+    """Sees eight tokens back."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return tiny_of(MistralConfig(vocab_size=262, num_key_value_heads=2, head_dim=8, sliding_window=8, eos_token_id=2, **sizes))
 
 
 class AllLogits(nn.Module):
@@ -54,7 +81,7 @@ def brute(model, text):
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-@pytest.mark.parametrize("build", [tiny_model, tiny_gpt2, AllLogits])
+@pytest.mark.parametrize("build", [tiny_model, tiny_gpt2, tiny_opt, tiny_bloom, tiny_mistral, AllLogits])
 @pytest.mark.parametrize("limit", [None, 10_000])
 def test_scores_against_brute_force(build, limit, monkeypatch):
     """Also where few logits may be in memory at a time."""
@@ -84,7 +111,7 @@ def test_a_text_with_nothing_to_predict_is_refused():
         score_answers(tiny_model(), [EncodedText([5], 0, 1, True)])
 
 
-@pytest.mark.parametrize("build", [tiny_model, tiny_gpt2])
+@pytest.mark.parametrize("build", [tiny_model, tiny_gpt2, tiny_opt, tiny_bloom, tiny_mistral])
 def test_greedy_answers_against_one_step_at_a_time(build):
     """Nor does what the model's own settings say of penalties and sampling change them."""
     model, tokenizer = build(), byte_tokenizer()

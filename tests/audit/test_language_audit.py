@@ -98,6 +98,7 @@ def test_forget_data_is_published_by_no_choice(report, original, tokenizer):
         card = str(build_card(CardInfo(**{**vars(info), "disclose": disclose}), saved))
         assert not [word for word in words if word in public or word in card]
         jsonschema.validate(redact(saved, disclose), report_schema())
+    assert "| figure | `original` | `retrained` | `unlearned` |" in card and "\n| `forget loss` | " in card
     assert "intervals" not in redact(saved, "none") and "forget" not in redact(saved, "none")["sets"]
     without = audit_language_model(original, tokenizer, forget=FORGET, retain=RETAIN, **QUICK)
     assert not [word for word in words if word in json.dumps(without.to_dict())] and without.examples == []
