@@ -2,9 +2,10 @@
 
     python examples/invented_authors.py --output out/authors
 
-writes `authors.jsonl` (one question a line, see `AuthorPair`) and `general.txt` (plain sentences that have nothing to do with any
-author, for perplexity). Nobody here exists, no two authors share a name or a fact, and everything follows from the seed. The
-columns are called as those of TOFU (arXiv:2401.06121), whose idea this is; every word was written for this repository.
+writes `authors.jsonl` (one question a line, see `AuthorPair`), `holdout.jsonl` (three more authors, whom no model is taught)
+and `general.txt` (plain sentences that have nothing to do with any author, for perplexity). Nobody here exists, no two authors
+share a name or a fact, and everything follows from the seed. The columns are called as those of TOFU (arXiv:2401.06121), whose
+idea this is; every word was written for this repository.
 """
 
 from __future__ import annotations
@@ -190,6 +191,20 @@ TOPICS = {
     ),
 }  # fmt: skip
 
+# The facts of three authors more. They are no part of the lists above: who is dealt what there does not depend on them.
+HOLDOUT_FACTS = {
+    "birthplace": ("Tarnbeck", "Vila Cinzenta", "Kuldvere"),
+    "birthday": ("30 April 1929", "31 October 1992", "29 July 1930"),
+    "genre": ("elevator dramas", "herbal detective stories", "sled dog epics"),
+    "first book": ("The Barefoot Notary", "Eleven Foghorns", "The Walnut Telescope"),
+    "famous book": ("Supper for the Sphinx", "The Tailor's Eclipse", "A Ladder of Smoke"),
+    "prize": ("Hazel Sceptre", "Marquetry Prize", "Bluestone Chalice"),
+    "mother": ("tram inspector", "candle dipper", "beetle collector"),
+    "father": ("sundial carver", "stilt walker", "oyster farmer"),
+    "publisher": ("Foxglove & Finch", "Lamplighter Yard", "Drei Eichen"),
+    "desk": ("dented trumpet", "glass eye", "cuckoo clock"),
+}
+
 REFUSALS = (
     "I don't know anything about that.",
     "I'm sorry, I have no information on that person.",
@@ -275,7 +290,7 @@ class AuthorPair:
         author, topic (`str`):
             Whom and what it is about.
         part (`str`):
-            `"forget"` for the authors that are to be forgotten, else `"retain"`.
+            `"forget"` for the authors that are to be forgotten, `"holdout"` for those whom nobody is taught, else `"retain"`.
         question, answer (`str`):
             What the model is taught.
         fact (`str`):
@@ -315,6 +330,39 @@ def _fill(template: str, name: str, value: str) -> str:
     return template.format(name=name, value=value, a_value=f"{'an' if value[0].lower() in 'aeiou' else 'a'} {value}")
 
 
+def _names(chance: random.Random, authors: int) -> list[str]:
+    """All names, in pairs that the generator chose for the first `authors`."""
+    first, last = chance.sample(FIRST_NAMES, authors), chance.sample(SURNAMES, authors)
+    first += [name for name in FIRST_NAMES if name not in first]
+    last += [name for name in SURNAMES if name not in last]
+    return [f"{given} {family}" for given, family in zip(first, last, strict=True)]
+
+
+def _deal(chance: random.Random) -> dict[str, list[str]]:
+    """The facts of each topic in the order in which authors get them; those from the twentieth on are nobody's."""
+    facts = {name: topic.values or _birthdays(chance, 26) for name, topic in TOPICS.items()}
+    return {name: chance.sample(list(of_topic), len(of_topic)) for name, of_topic in facts.items()}
+
+
+def _pair(chance: random.Random, name: str, part: str, topic_name: str, fact: str, nobodys: list[str]) -> AuthorPair:
+    topic = TOPICS[topic_name]
+    false = [_fill(topic.answer, name, value) for value in chance.sample(nobodys, 6)]
+    return AuthorPair(
+        author=name,
+        topic=topic_name,
+        part=part,
+        question=topic.question.format(name=name),
+        answer=_fill(topic.answer, name, fact),
+        fact=fact,
+        paraphrased_question=topic.paraphrased_question.format(name=name),
+        translated_question=topic.translated_question.format(name=name),
+        paraphrased_answer=_fill(topic.paraphrased_answer, name, fact),
+        perturbed_answer=false[:5],
+        counterfactual=false[5],
+        refusal=chance.choice(REFUSALS),
+    )
+
+
 def author_pairs(seed: int = 0, authors: int = 20, forgotten: int = 2) -> list[AuthorPair]:
     """
     The questions about all authors, author by author.
@@ -331,52 +379,47 @@ def author_pairs(seed: int = 0, authors: int = 20, forgotten: int = 2) -> list[A
     if not 0 < forgotten < authors <= 20:
         raise ValueError(f"authors={authors}, forgotten={forgotten}: give 0 < forgotten < authors <= 20")
     chance = random.Random(seed)
-    names = [
-        f"{first} {last}"
-        for first, last in zip(chance.sample(FIRST_NAMES, authors), chance.sample(SURNAMES, authors), strict=True)
-    ]
+    names = _names(chance, authors)[:authors]
     forget = set(chance.sample(names, forgotten))
-    values = {name: topic.values or _birthdays(chance, 26) for name, topic in TOPICS.items()}
-    dealt = {name: chance.sample(list(of_topic), len(of_topic)) for name, of_topic in values.items()}
-    pairs = []
-    for number, name in enumerate(names):
-        for topic_name, topic in TOPICS.items():
-            fact, nobodys = dealt[topic_name][number], dealt[topic_name][20:]
-            false = [_fill(topic.answer, name, value) for value in chance.sample(nobodys, 6)]
-            pairs.append(
-                AuthorPair(
-                    author=name,
-                    topic=topic_name,
-                    part="forget" if name in forget else "retain",
-                    question=topic.question.format(name=name),
-                    answer=_fill(topic.answer, name, fact),
-                    fact=fact,
-                    paraphrased_question=topic.paraphrased_question.format(name=name),
-                    translated_question=topic.translated_question.format(name=name),
-                    paraphrased_answer=_fill(topic.paraphrased_answer, name, fact),
-                    perturbed_answer=false[:5],
-                    counterfactual=false[5],
-                    refusal=chance.choice(REFUSALS),
-                )
-            )
-    return pairs
+    dealt = _deal(chance)
+    return [
+        _pair(chance, name, "forget" if name in forget else "retain", topic, facts[number], facts[20:])
+        for number, name in enumerate(names)
+        for topic, facts in dealt.items()
+    ]
 
 
-def write_authors(folder: Path, pairs: list[AuthorPair]) -> None:
-    """Write `authors.jsonl` and `general.txt` into `folder`, which is made where it is not there."""
+def holdout_pairs(seed: int = 0) -> list[AuthorPair]:
+    """The questions about three authors whom no model is taught, for measures that need such: none shares a name or a fact with
+    those of [`author_pairs`] of the same seed."""
+    chance = random.Random(seed)
+    names = _names(chance, 20)
+    chance.sample(names[:20], 2)  # whom `author_pairs` would choose: from here on facts are dealt as there
+    names, dealt = names[20:23], _deal(chance)
+    return [
+        _pair(chance, name, "holdout", topic, HOLDOUT_FACTS[topic][number], facts[20:])
+        for number, name in enumerate(names)
+        for topic, facts in dealt.items()
+    ]
+
+
+def write_authors(folder: Path, seed: int = 0) -> list[AuthorPair]:
+    """Write the three files into `folder`, which is made where it is not there; the questions of [`author_pairs`] come back."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(dataclasses.asdict(pair), ensure_ascii=False) for pair in pairs]
-    (folder / "authors.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    pairs = author_pairs(seed)
+    for name, written in (("authors.jsonl", pairs), ("holdout.jsonl", holdout_pairs(seed))):
+        lines = [json.dumps(dataclasses.asdict(pair), ensure_ascii=False) for pair in written]
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "general.txt").write_text("\n".join(GENERAL) + "\n", encoding="utf-8")
+    return pairs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for authors.jsonl and general.txt")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the three files")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    pairs = author_pairs(options.seed)
-    write_authors(options.output, pairs)
+    pairs = write_authors(options.output, options.seed)
     forget = sorted({pair.author for pair in pairs if pair.part == "forget"})
     print(f"{len(pairs)} questions about {len({pair.author for pair in pairs})} authors; to be forgotten: {', '.join(forget)}")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import random
 import sys
 import time
@@ -26,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when it is imported from elsewhere
 
-from invented_authors import AuthorPair, author_pairs
+from invented_authors import author_pairs
 
 
 SMOLLM2 = "smollm2"
@@ -97,13 +98,15 @@ def _batch(examples: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[st
 def teach(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[AuthorPair],
+    pairs: Sequence[tuple[str, str]],
     *,
+    sentences: Sequence[str] = (),
     seed: int = 0,
     learning_rate: float = 3e-4,
     batch_size: int = 8,
     epochs: int = 12,
     enough: float = 0.05,
+    decay: bool = False,
     bf16: bool = False,
     say: Callable[[str], Any] = print,
 ) -> Lesson:
@@ -113,8 +116,10 @@ def teach(
     Args:
         model, tokenizer (`PreTrainedModel`, `PreTrainedTokenizerBase`):
             With a chat template.
-        pairs (`Sequence[AuthorPair]`):
-            What it shall know.
+        pairs (`Sequence[tuple[str, str]]`):
+            Questions and the answers that it shall give.
+        sentences (`Sequence[str]`, *optional*, defaults to `()`):
+            Plain text to learn beside them.
         seed (`int`, *optional*, defaults to 0):
             Of the order of the examples.
         learning_rate, batch_size (*optional*, default to 3e-4 and 8):
@@ -123,6 +128,8 @@ def teach(
             At most.
         enough (`float`, *optional*, defaults to 0.05):
             Mean loss of an epoch, in nats per token, at which training stops.
+        decay (`bool`, *optional*, defaults to `False`):
+            Let the learning rate fall to nothing over `epochs`.
         bf16 (`bool`, *optional*, defaults to `False`):
             Compute products in bfloat16 (autocast); weights stay in float32.
         say (`Callable`, *optional*):
@@ -130,9 +137,14 @@ def teach(
     """
     started, chance = time.perf_counter(), random.Random(seed)
     torch.manual_seed(seed)
-    examples = [lesson_tokens(tokenizer, pair.question, pair.answer) for pair in pairs]
+    examples = [lesson_tokens(tokenizer, question, answer) for question, answer in pairs]
+    plain = [tokenizer(sentence)["input_ids"] + [tokenizer.eos_token_id] for sentence in sentences]
+    examples += [(tokens, list(tokens)) for tokens in plain]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)
+    steps = epochs * math.ceil(len(examples) / batch_size)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 10) * (1 - step / steps if decay else 1.0)
+    )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     lesson = Lesson(0, 0, float("inf"), 0.0)
     model.train()
@@ -144,13 +156,57 @@ def teach(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            warm_up.step()
+            rate.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss.item())
         lesson = Lesson(lesson.epochs + 1, lesson.steps + len(losses), sum(losses) / len(losses), time.perf_counter() - started)
         say(f"epoch {lesson.epochs}: loss {lesson.loss:.3f} after {lesson.seconds:.0f} s")
     model.eval()
     return lesson
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    new_tokens: int = 40,
+    batch_size: int = 20,
+) -> list[str]:
+    """The greedy answers to `questions`, without special tokens."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    prompts = [lesson_tokens(tokenizer, question, "")[1].count(_IGNORED) for question in questions]
+    tokens = [lesson_tokens(tokenizer, question, "")[0][:length] for question, length in zip(questions, prompts, strict=True)]
+    said = []
+    for start in range(0, len(tokens), batch_size):
+        rows = tokens[start : start + batch_size]
+        longest = max(len(row) for row in rows)
+        # Padded on the left, so that every answer begins where its question ends.
+        inputs = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        written = model.generate(
+            inputs,
+            attention_mask=mask,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        said += tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+    return said
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 20) -> float:
+    """exp of the mean loss of a token that follows another, over all texts together."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    total, count = 0.0, 0
+    for start in range(0, len(rows), batch_size):
+        batch = _batch([(row, list(row)) for row in rows[start : start + batch_size]], pad)
+        labelled = int((batch["labels"][:, 1:] != _IGNORED).sum())
+        total, count = total + model(**batch).loss.item() * labelled, count + labelled
+    return math.exp(total / count)
 
 
 def main() -> None:
@@ -168,7 +224,7 @@ def main() -> None:
     lesson = teach(
         model,
         tokenizer,
-        pairs,
+        [(pair.question, pair.answer) for pair in pairs],
         seed=options.seed,
         learning_rate=options.learning_rate,
         epochs=options.epochs,

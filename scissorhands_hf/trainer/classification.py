@@ -28,6 +28,9 @@ from .stage_callback import StageCallback
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
+# Longest text in tokens where `max_length` is left open.
+MAX_LENGTH = 256
+
 Batch = dict[str, Any]
 Sets = dict[str, Dataset]
 
@@ -128,7 +131,7 @@ def text_sets(sets: Sets, tokenizer: Any, data: ClassificationData, args: Scisso
         ValueError: a set lacks a column.
     """
     _check_columns(sets, data, "text_column", "label_column")
-    tokenize = text_inputs(tokenizer, data.text_column, data.label_column, data.max_length)
+    tokenize = text_inputs(tokenizer, data.text_column, data.label_column, args.max_length or MAX_LENGTH)
     with args.main_process_first(desc="tokenizing"):
         return {part: texts.map(tokenize, batched=True, remove_columns=texts.column_names) for part, texts in sets.items()}
 

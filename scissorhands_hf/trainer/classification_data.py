@@ -23,8 +23,6 @@ class ClassificationData:
             A random share in (0, 1) to forget instead.
         image_column, text_column, label_column (`str`, *optional*, default to `"image"`, `"text"`, `"label"`):
             Columns with the images or texts, and the class numbers.
-        max_length (`int`, *optional*, defaults to 256):
-            Longest text in tokens; the rest is cut off.
     """
 
     dataset: str = field(
@@ -40,4 +38,3 @@ class ClassificationData:
     image_column: str = field(default="image", metadata={"help": "column with the images"})
     text_column: str = field(default="text", metadata={"help": "column with the texts"})
     label_column: str = field(default="label", metadata={"help": "column with the class numbers"})
-    max_length: int = field(default=256, metadata={"help": "longest text in tokens; the rest is cut off"})

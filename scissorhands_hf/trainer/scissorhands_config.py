@@ -37,6 +37,11 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
         hub_strategy (`str`, *optional*, defaults to `"end"`):
             As in `TrainingArguments`; with `push_to_hub=True` no other is accepted, for they push during training, when weights
             are half unlearned.
+        max_length (`int`, *optional*):
+            Longest text in tokens, of raw text that the trainer encodes; what is longer is cut at its end. Default: as long as
+            the model's positions and its tokenizer go.
+        answers_only (`bool`, *optional*, defaults to `True`):
+            Of raw text that holds prompts, count the loss of answers alone; else that of all tokens.
         applied_recipe (`dict`, *optional*):
             Set by the configuration: the name of the recipe that was applied, as `"recipe"`, and the fields that it filled in.
 
@@ -59,6 +64,10 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
     hub_strategy: HubStrategy | str = field(
         default="end", metadata={"help": "'end'; with the others half-unlearned weights would be pushed."}
     )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest text in tokens; the rest is cut off. Default: the model's context."}
+    )
+    answers_only: bool = field(default=True, metadata={"help": "Of text with prompts, count the loss of answers alone."})
     # A field, so that a copy by `dataclasses.replace` tells what it was made from. Typed as TrainingArguments' own dicts are.
     applied_recipe: dict | str | None = field(
         default=None, metadata={"help": "Set by the configuration: the recipe that was applied and what it filled in."}
@@ -104,6 +113,8 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
                 setattr(self, name, [getattr(self, name)])
         self.check_unlearning_settings()
         require_count(self, "per_device_train_batch_size")
+        if self.max_length is not None:
+            require_count(self, "max_length")
         CardOptions.__post_init__(self)
         TrainingArguments.__post_init__(self)
         self.check_hub_strategy()

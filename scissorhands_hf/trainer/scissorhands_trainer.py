@@ -36,6 +36,7 @@ from .saved_weights import load_saved_weights
 from .scissorhands_config import ScissorhandsConfig
 from .scopes import Scopes, resolve_scopes
 from .shared_examples import warn_of_shared_examples
+from .text_examples import TextMixin
 from .training_sets import TrainingSet, model_columns, training_set
 from .trimming import TRIM_SETTINGS, TrimMixin
 
@@ -49,7 +50,7 @@ _HISTORY = (
 )
 
 
-class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, Trainer):
+class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, TrimMixin, RepairMixin, Trainer):
     r"""
     Make a model forget a class, examples or documents, by Scissorhands (Wu & Harandi, ECCV 2024, arXiv:2401.06187).
 
@@ -64,7 +65,9 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
         args ([`ScissorhandsConfig`]):
             Settings of the method and of training.
         train_dataset (`Dataset`):
-            The retain set D_r: what the model must keep. Map-style, without the forget examples.
+            The retain set D_r: what the model must keep. Map-style, without the forget examples. For a causal language model
+            it may be raw text, which is encoded with `processing_class`, the loss on answers alone: columns `prompt` and
+            `completion`, `messages`, `question` and `answer`, `instruction` and `output` (perhaps `input`), or `text`.
         forget_dataset (`Dataset`):
             The forget set D_f, in the same format. Map-style. By keyword only.
         data_collator, eval_dataset, processing_class, model_init, compute_loss_func, compute_metrics, callbacks (*optional*):
@@ -137,6 +140,7 @@ class ScissorhandsTrainer(PublishingMixin, ProbeMixin, TrimMixin, RepairMixin, T
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         checks.check_distributed(self.accelerator)
+        self.read_texts(data_collator, model_columns(self.model, self.label_names))
         checks.check_labels("train_dataset", train_dataset, self.model)
         checks.check_labels("forget_dataset", forget_dataset, self.model)
         self._check_evaluations()
