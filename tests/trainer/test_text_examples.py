@@ -246,3 +246,16 @@ def test_a_collator_of_the_users_own_reads_the_text_itself(config) -> None:
     trainer = trainer_of(config, tokenizer, data_collator=collate, remove_unused_columns=False)
     assert trainer.forget_dataset.column_names == ["question", "answer"]
     trainer.train()
+
+
+def test_other_answers_of_raw_text_are_what_is_taught_instead(config) -> None:
+    tokenizer = tiny_tokenizer()
+    forget = questions(("Ada", "Al"), counterfactual=["Ada was born in Oslo.", "Al was born in Oslo."])
+    args = config(trim_ratio=0.0, forget_objective="counterfactual")
+    trainer = ScissorhandsTrainer(
+        model=tiny_model(tokenizer), args=args, train_dataset=questions(("Bo", "Cy", "Di", "Ed")), forget_dataset=forget,
+        processing_class=tokenizer,
+    )  # fmt: skip
+    other = trainer.sets["forget"].batch([0])["other_answer"]
+    assert tokenizer.decode(other["labels"][other["labels"] != -100]).startswith("Ada was born in Oslo.")
+    trainer.train()
