@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ... import __version__
 from ...report.language_figures import LANGUAGE_GROUPS
@@ -20,19 +17,18 @@ from ...report.language_report import AnswerExample, LanguageReport
 from ..untouched import left_as_found
 from .answer_figures import check_rouge
 from .audit_settings import LanguageAuditSettings
+from .audited_models import Model, check_model, loaded
 from .benchmark_figures import forget_quality, priv_leak
-from .language_measures import AuditSets, Measured, ModelMeasure, attack_scores
-from .language_sets import asked_set, general_texts
+from .language_measures import Measured, ModelMeasure, attack_scores
+from .language_sets import AuditSets, asked_set, general_texts
 from .membership_figures import MIN_K, area_interval, area_under_curve
 from .relearning import split_for_relearning
-from .rounded_weights import linear_weights
 from .text_rows import read_row
 
 
 logger = logging.getLogger(__name__)
 
 Rows = Iterable[Mapping[str, Any]]
-Model = PreTrainedModel | nn.Module | str | os.PathLike
 # Names of models in a report, in its order.
 ORIGINAL, RETRAINED, REFERENCE = "original", "retrained", "reference"
 TOFU_UTILITY_PARTS = 9
@@ -131,13 +127,13 @@ def audit_language_model(
     if holdout is None:
         given.pop(REFERENCE, None)
     for kind, one in given.items():
-        _check_model(kind if kind != name else "model", one, tokenizer, bool(options.rounding))
+        check_model(kind if kind != name else "model", one, tokenizer, sets, options)
     if options.relearn_steps:
         split_for_relearning(len(sets.forget), options.relearn_examples, options.seed)
     found: dict[str, Measured] = {}
     types: dict[str, str] = {}
     for kind, one in given.items():
-        with _loaded(one, model) as ready, left_as_found(ready):
+        with loaded(one, model) as ready, left_as_found(ready):
             measure = ModelMeasure(ready, tokenizer, sets, options, _teller(progress, kind))
             found[kind] = measure.reference() if kind == REFERENCE else measure.measure()
             types[kind] = str(next(ready.parameters()).dtype).removeprefix("torch.")
@@ -197,36 +193,6 @@ def _sets(
             raise ValueError(f"utility_sets: {part!r} has no column 'perturbed_answer', the wrong answers to choose from")
     sets.shots = [read_row(row) for row in shots]
     return sets
-
-
-def _check_model(argument: str, model: Any, tokenizer: PreTrainedTokenizerBase, rounded: bool) -> None:
-    if isinstance(model, (str, os.PathLike)):
-        return
-    if not isinstance(model, nn.Module) or not hasattr(model, "generate") or not hasattr(model, "get_output_embeddings"):
-        raise TypeError(f"{argument}={type(model).__name__} is no language model of transformers that generates, nor its id")
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{argument}={type(model).__name__} is an encoder-decoder; this audit is for causal language models")
-    if getattr(model, "get_output_embeddings", lambda: None)() is None:
-        raise ValueError(f"{argument}={type(model).__name__} has no output layer over a vocabulary; load it as a causal LM")
-    size = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > size:
-        raise ValueError(
-            f"{argument} has {size} embeddings and the tokenizer {len(tokenizer)} tokens: they do not belong together"
-        )
-    if rounded:
-        linear_weights(model)
-
-
-@contextmanager
-def _loaded(given: Any, beside: Any) -> Iterator[nn.Module]:
-    """A model as it is; one that was named is loaded where the model in question computes, and let go of afterwards."""
-    if not isinstance(given, (str, os.PathLike)):
-        yield given
-        return
-    loaded = AutoModelForCausalLM.from_pretrained(given, dtype="auto")
-    if isinstance(beside, nn.Module):
-        loaded.to(next(beside.parameters()).device)
-    yield loaded.eval()
 
 
 def _teller(progress: Callable[[str, str], None] | None, model: str) -> Callable[[str], None]:

@@ -14,39 +14,13 @@ from . import membership_figures as attacks
 from .answer_scores import TokenScores, score_answers
 from .audit_settings import LanguageAuditSettings
 from .greedy_answers import greedy_answers, in_words
-from .language_sets import TEXT_CONTINUATION, AskedSet, prompt_and_continuation
+from .language_sets import TEXT_CONTINUATION, AskedSet, AuditSets, prompt_and_continuation
 from .relearning import relearned, split_for_relearning
 from .rounded_weights import weights_rounded
 from .text_rows import EncodedText, TextRow, encode_row
 
 
 Tell = Callable[[str], None]
-
-
-@dataclass
-class AuditSets:
-    """
-    Everything that models are asked.
-
-    Args:
-        forget, retain (`AskedSet`):
-            What is to be forgotten, and what is to stay.
-        holdout (`AskedSet`, *optional*):
-            Of the forget set's kind, never learned.
-        general (`list[EncodedText]`, *optional*):
-            Texts of no set.
-        utility (`dict[str, AskedSet]`, *optional*):
-            Further sets of what is to stay, with wrong answers to choose from.
-        shots (`list[TextRow]`, *optional*):
-            Examples for MUSE's prompt.
-    """
-
-    forget: AskedSet
-    retain: AskedSet
-    holdout: AskedSet | None = None
-    general: list[EncodedText] | None = None
-    utility: dict[str, AskedSet] = field(default_factory=dict)
-    shots: list[TextRow] = field(default_factory=list)
 
 
 @dataclass

@@ -47,6 +47,37 @@ class AskedSet:
         return len(self.rows)
 
 
+@dataclass
+class AuditSets:
+    """
+    Everything that models are asked.
+
+    Args:
+        forget, retain (`AskedSet`):
+            What is to be forgotten, and what is to stay.
+        holdout (`AskedSet`, *optional*):
+            Of the forget set's kind, never learned.
+        general (`list[EncodedText]`, *optional*):
+            Texts of no set.
+        utility (`dict[str, AskedSet]`, *optional*):
+            Further sets of what is to stay, with wrong answers to choose from.
+        shots (`list[TextRow]`, *optional*):
+            Examples for MUSE's prompt.
+    """
+
+    forget: AskedSet
+    retain: AskedSet
+    holdout: AskedSet | None = None
+    general: list[EncodedText] | None = None
+    utility: dict[str, AskedSet] = field(default_factory=dict)
+    shots: list[TextRow] = field(default_factory=list)
+
+    def texts(self) -> list[EncodedText]:
+        """Of all rows of all sets, as they are asked and answered."""
+        asked = [self.forget, self.retain, *([self.holdout] if self.holdout else []), *self.utility.values()]
+        return [text for one in asked for text in one.encoded] + (self.general or [])
+
+
 def asked_set(
     name: str, rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, others: bool = False
 ) -> AskedSet:
