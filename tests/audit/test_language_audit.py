@@ -221,7 +221,7 @@ def bert():
         ({"original": bert()}, TypeError, "original=BertForSequenceClassification|has no output layer"),
         ({"model": t5()}, ValueError, "model=T5ForConditionalGeneration is an encoder-decoder"),
         ({"model": 3}, TypeError, "model=int is no language model"),
-        ({"max_new_tokens": 240}, ValueError, "reads 256 tokens, and a prompt of .* 240 new ones is longer.*max_new_tokens=240"),
+        ({"max_new_tokens": 240}, ValueError, "a prompt of .* tokens with 240 new ones is longer.*max_new_tokens=240"),
         ({"general": ["word " * 80]}, ValueError, "a text of 400 tokens is longer; give a smaller max_length=1024"),
         ({"original": "/no/such/folder"}, OSError, "no/such/folder"),
         ({"retrained": tiny_model(vocabulary=100)}, ValueError, "retrained has 100 embeddings and the tokenizer 262 tokens"),
