@@ -16,6 +16,23 @@ class NoInitialDistributionError(ValueError):
     """A weight is to be re-initialised whose module does not say how it was initialised."""
 
 
+@dataclass(frozen=True)
+class Cut:
+    """
+    The weights of one tensor that were re-initialised, and what they were.
+
+    Args:
+        index (`Tensor`):
+            Where, int64 (n,), in the flattened tensor.
+        old, fresh (`Tensor`):
+            The values before and after, (n,), in the tensor's dtype.
+    """
+
+    index: Tensor
+    old: Tensor
+    fresh: Tensor
+
+
 def is_normalization(module: nn.Module) -> bool:
     """Whether `module` normalises activations (Batch-, Layer-, Group-, InstanceNorm, RMSNorm and their kin)."""
     # Model libraries subclass nothing and rename freely (LlamaRMSNorm, T5LayerNorm), but all keep "Norm" in the name.
@@ -26,10 +43,12 @@ def is_normalization(module: nn.Module) -> bool:
 def trim_weights(
     model: nn.Module,
     sensitivity: Mapping[str, Tensor],
-    threshold: float,
+    threshold: float | Mapping[str, float],
     targets: Mapping[str, nn.Parameter],
     seed: int,
     initialize: Callable[[nn.Module], object] | None = None,
+    own_scale: bool = False,
+    cuts: dict[str, Cut] | None = None,
 ) -> dict[str, int]:
     """Replace every target weight whose sensitivity exceeds `threshold` by a fresh draw of its module's own kind.
 
@@ -45,8 +64,8 @@ def trim_weights(
             The module that owns `targets`; changed in place, same storage.
         sensitivity (`Mapping[str, Tensor]`):
             For each target's name a tensor of its shape; other names are ignored.
-        threshold (`float`):
-            Weights with a strictly greater sensitivity are re-initialised.
+        threshold (`float` or `Mapping[str, float]`):
+            Weights with a strictly greater sensitivity are re-initialised; one for all, or one for each target.
         targets (`Mapping[str, nn.Parameter]`):
             The parameters that may be re-initialised, by their full name in `model`; a tied parameter once.
         seed (`int`):
@@ -55,6 +74,11 @@ def trim_weights(
         initialize (`Callable[[nn.Module], object]`, *optional*):
             Fills one module's parameters in place; called for the owner and then for each of its ancestors, as model
             libraries do when they build a model.
+        own_scale (`bool`, *optional*, defaults to `False`):
+            Bring the fresh weights of each tensor to the standard deviation that the tensor has: a model that was trained for
+            long has left the scale of its initial weights behind.
+        cuts (`dict[str, Cut]`, *optional*):
+            Filled with what was replaced in each target, so that it can be undone; 16 bytes a weight of float32.
 
     Returns:
         How many weights were re-initialised, for each target outside normalisation layers.
@@ -83,7 +107,13 @@ def trim_weights(
         for name in names:
             parameter = targets[name]
             fresh = _fresh_values(model, name, parameter, initialize)
-            cut = sensitivity[name] > threshold
+            if own_scale and parameter.numel() > 1:
+                spread = fresh.float().std()
+                if spread > 0:  # biases are zero, and stay so
+                    fresh *= (parameter.float().std() / spread).to(fresh.dtype)
+            cut = sensitivity[name] > (threshold[name] if isinstance(threshold, Mapping) else threshold)
+            if cuts is not None:
+                cuts[name] = Cut(cut.flatten().nonzero().squeeze(1), parameter[cut], fresh.detach()[cut])
             parameter.copy_(torch.where(cut, fresh, parameter))
             counts[name] = int(cut.sum())
     return counts
@@ -172,8 +202,8 @@ class TrimAccount:
     """What a trim did: counts, never which weights.
 
     Args:
-        threshold (`float`):
-            τ.
+        threshold (`float`, *optional*):
+            τ; None where each tensor has its own.
         candidates (`int`):
             Weights compared.
         above_threshold (`int`):
@@ -186,7 +216,7 @@ class TrimAccount:
             Of `sensitivity` and `trim`.
     """
 
-    threshold: float
+    threshold: float | None
     candidates: int
     above_threshold: int
     trimmed: int
@@ -204,6 +234,9 @@ def trim_model(
     initialize: Callable[[nn.Module], object] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
     retain_losses: Iterable[Callable[[], Tensor]] | None = None,
+    own_scale: bool = False,
+    cuts: dict[str, Cut] | None = None,
+    per_tensor: bool = False,
 ) -> TrimAccount:
     """Re-initialise, in place, those of `targets` that are among the top `ratio` of `candidates` by sensitivity.
 
@@ -227,6 +260,10 @@ def trim_model(
         retain_losses (`Iterable[Callable[[], Tensor]]`, *optional*):
             As many, each of one retain batch: the sensitivity is then taken relative to that of the retain set, see
             [`relative_sensitivity`].
+        own_scale, cuts (*optional*):
+            See [`trim_weights`].
+        per_tensor (`bool`, *optional*, defaults to `False`):
+            Take the top `ratio` of each target by itself, so that no layer is cut more than others.
 
     Returns:
         The account.
@@ -237,20 +274,31 @@ def trim_model(
     else:
         sensitivity = relative_sensitivity(forget_losses, retain_losses, candidates, reduce)
     measured = time.perf_counter()
-    threshold, total = exact_threshold(list(sensitivity.values()), ratio)
-    counts = trim_weights(model, sensitivity, threshold, targets, seed, initialize)
+    threshold: float | dict[str, float]
+    if per_tensor:
+        threshold = {name: exact_threshold([sensitivity[name]], ratio)[0] for name in targets}
+        total = sum(sensitivity[name].numel() for name in targets)
+        asked = sum(int(ratio * sensitivity[name].numel()) for name in targets)
+    else:
+        threshold, total = exact_threshold(list(sensitivity.values()), ratio)
+        asked = int(ratio * total)
+    counts = trim_weights(model, sensitivity, threshold, targets, seed, initialize, own_scale, cuts)
     finished = time.perf_counter()
+    return TrimAccount(
+        threshold=None if isinstance(threshold, dict) else threshold,
+        candidates=total,
+        above_threshold=asked,
+        trimmed=sum(counts.values()),
+        per_module=count_by_module(counts, targets),
+        seconds={"sensitivity": measured - started, "trim": finished - measured},
+    )
 
+
+def count_by_module(counts: Mapping[str, int], targets: Mapping[str, nn.Parameter]) -> dict[str, dict[str, int]]:
+    """`{"trimmed": …, "weights": …}` of each module that owns one of `targets`, from the counts of each by name."""
     per_module: dict[str, dict[str, int]] = {}
     for name, trimmed in counts.items():
         row = per_module.setdefault(name.rpartition(".")[0] or name, {"trimmed": 0, "weights": 0})
         row["trimmed"] += trimmed
         row["weights"] += targets[name].numel()
-    return TrimAccount(
-        threshold=threshold,
-        candidates=total,
-        above_threshold=int(ratio * total),
-        trimmed=sum(counts.values()),
-        per_module=per_module,
-        seconds={"sensitivity": measured - started, "trim": finished - measured},
-    )
+    return per_module

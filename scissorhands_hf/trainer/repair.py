@@ -44,7 +44,7 @@ class RepairMixin(ObjectiveMixin):
         self._memories: RunMemories | None = None
         self._checkpoint: Path | None = None
         self._step_window = RunningMeans()
-        self._log_window, self._epoch_window = RunningMeans(), RunningMeans()
+        self._log_window = RunningMeans()
         self._init_objective()
 
     def compute_sensitivity_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -80,7 +80,7 @@ class RepairMixin(ObjectiveMixin):
             part, outputs = self.retain_part(model, inputs[RETAIN], int(totals[RETAIN]))
             share = self.share_of(self.part_weight(RETAIN, inputs[RETAIN]), totals[RETAIN])
             loss = share * part.term
-            self._note(RETAIN, part, share, self._log_window, self._epoch_window)
+            self._note(RETAIN, part, share, self._log_window)
         if FORGET in inputs:
             # With λ = 0 the forget loss is still measured, but nothing is kept for a backward pass.
             ungraded = contextlib.nullcontext() if self.forget_weight else torch.no_grad()
@@ -92,11 +92,11 @@ class RepairMixin(ObjectiveMixin):
                 loss = loss + share * part.term
         return (loss, outputs) if return_outputs else loss
 
-    def _note(self, name: str, part: LossPart, share: float, log: RunningMeans, other: RunningMeans) -> None:
+    def _note(self, name: str, part: LossPart, share: float, log: RunningMeans, *others: RunningMeans) -> None:
         if part.loss is not None:
             weight = share if part.tokens is None else part.tokens
-            log.add(name, part.loss, weight)
-            other.add(name, part.loss, weight)
+            for window in (log, *others):
+                window.add(name, part.loss, weight)
         for key, value in part.logged.items():
             log.add(key, value, share)
 
@@ -120,7 +120,6 @@ class RepairMixin(ObjectiveMixin):
     def begin_epoch(self) -> None:
         """Fix the epoch's order and renew the gradient memories (design, step 4)."""
         self._step_window = RunningMeans()
-        self._epoch_window = RunningMeans()
         epoch = self.state.global_step // self._steps_per_epoch()
         # Accelerate and Trainer lose a batch sampler's set_epoch when a resumed multi-process run skips batches.
         self._sampler.set_epoch(epoch)
@@ -169,20 +168,6 @@ class RepairMixin(ObjectiveMixin):
         projection = self._memories.project()
         self._log_window.add("projected_share", projection.applied)
         self._log_window.add("memory_alignment", min(projection.dots))
-
-    def end_epoch(self) -> None:
-        """Stop a run whose retain loss rises instead of falling: it is being ruined, not repaired."""
-        retain_loss = self._epoch_window.means(self.accelerator).get(RETAIN)
-        if retain_loss is None:
-            return
-        if self.record.first_epoch_retain_loss is None:
-            self.record.first_epoch_retain_loss = retain_loss
-        first = self.record.first_epoch_retain_loss
-        if retain_loss > self.args.divergence_factor * first:
-            raise self._diverged(
-                f"the mean retain loss of this epoch is {retain_loss:.3g}, of the first {first:.3g} "
-                f"(divergence_factor={self.args.divergence_factor})"
-            )
 
     def _save_repair(self, folder: Path) -> None:
         """Into a checkpoint, before Trainer writes its own part: the memories that an epoch goes on with."""

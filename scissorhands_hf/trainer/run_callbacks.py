@@ -20,7 +20,9 @@ class UnlearningRecord(TrainerCallback, ExportableState):
         settings: of the method, by which the run was last going on.
         notes: sentences on settings that were changed when the run was resumed.
         seconds: by stage.
-        first_epoch_retain_loss: its mean, to tell a run that is being ruined.
+        given_retain_loss, lowest_retain_loss, last_retain_loss: on some fixed examples, of the model as it was given, the
+            lowest since the trim, and when it was last looked at, at `checked_step`; to tell a run that is being ruined.
+        loss_floor: what is added to losses before they are compared.
         last_forget_loss: of the last step with a forget batch, over all processes.
     """
 
@@ -33,7 +35,11 @@ class UnlearningRecord(TrainerCallback, ExportableState):
         self.settings: dict[str, Any] = {}
         self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
-        self.first_epoch_retain_loss: float | None = None
+        self.given_retain_loss: float | None = None
+        self.lowest_retain_loss: float | None = None
+        self.last_retain_loss: float | None = None
+        self.checked_step: int | None = None
+        self.loss_floor = 0.0
         self.last_forget_loss: float | None = None
 
     def add_seconds(self, stage: str, seconds: float) -> None:
@@ -60,4 +66,8 @@ class RunHooks(TrainerCallback):
         self.trainer.begin_step()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.end_epoch()
+        self.trainer.check_retain_loss()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.is_in_train:
+            self.trainer.check_retain_loss()

@@ -24,6 +24,7 @@ from .checkpoints import (
     library_versions,
     load_record,
 )
+from .damage import DamageMixin
 from .evaluation_checks import check_best_metric, check_collected_logits, check_early_stopping
 from .forget_choice import TRAINER_OBJECTIVES
 from .other_answers import with_other_answers
@@ -50,7 +51,7 @@ _HISTORY = (
 )
 
 
-class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, TrimMixin, RepairMixin, Trainer):
+class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, TrimMixin, RepairMixin, Trainer):
     r"""
     Make a model forget a class, examples or documents, by Scissorhands (Wu & Harandi, ECCV 2024, arXiv:2401.06187).
 
@@ -121,6 +122,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, TrimMixin, Rep
             checks.check_model(model)
         self._init_publishing()
         self._init_repair()
+        self._init_damage()
         self.forget_dataset = forget_dataset
         self.scopes: Scopes | None = None
         self._sets: tuple[tuple, dict[str, TrainingSet]] | None = None
@@ -263,12 +265,15 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, TrimMixin, Rep
             self._note_changed_settings(settings)
             return
         self.record.settings = settings
+        self.note_given_loss()
         self.ask_original()
         self.record.trim = cut = self.trim()
+        cut.update(self.note_trimmed_loss())
         for callback in self.stage_callbacks():
             callback.on_trim(cut)
-        if cut["threshold"] is not None:
-            self.log({"trim_threshold": cut["threshold"], "trimmed_weights": cut["trimmed"]})
+        if cut["threshold"] is not None or cut["trimmed"]:
+            threshold = {} if cut["threshold"] is None else {"trim_threshold": cut["threshold"]}
+            self.log({**threshold, "trimmed_weights": cut["trimmed"]})
 
     def _note_changed_settings(self, settings: dict[str, Any]) -> None:
         """Of a resumed run: what was cut stays as it is, the rest goes on by the new settings, and the report says both."""
@@ -302,6 +307,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, TrimMixin, Rep
         self._forget_figures()
         self.record.clear()
         self._init_repair()
+        self._init_damage()
         if resume_from_checkpoint:
             self._checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
             load_record(self._checkpoint, self.record)
@@ -309,6 +315,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, TrimMixin, Rep
         checkpoint = str(self._checkpoint) if self._checkpoint else None
         started = time.perf_counter()
         output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        self.check_end()
         self.record.add_seconds("train", time.perf_counter() - started)
         if self.is_world_process_zero():
             self.report().save(self.args.output_dir)

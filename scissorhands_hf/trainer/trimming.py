@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..core import evaluation_mode, trim_model
+from ..core import Cut, evaluation_mode, trim_model
 from .initializer import initializer_of
 from .paired_batches import FORGET, RETAIN, random_batches
 from .run_callbacks import UnlearningRecord
@@ -24,7 +25,15 @@ from .training_sets import TrainingSet
 logger = logging.getLogger(__name__)
 
 # What matters before the first step alone.
-TRIM_SETTINGS = ("trim_ratio", "saliency", "saliency_batches", "threshold_scope", "reinit_target_modules")
+TRIM_SETTINGS = (
+    "trim_ratio",
+    "trim_damage_limit",
+    "saliency",
+    "saliency_batches",
+    "threshold_scope",
+    "reinit_target_modules",
+    "reinit_scale",
+)
 NOTHING_TRIMMED = {"threshold": None, "candidates": 0, "above_threshold": 0, "trimmed": 0, "per_module": {}}
 
 
@@ -53,6 +62,7 @@ def trim_by_sensitivity(
     forget_losses: Iterable[Callable[[], Tensor]],
     accelerator: Accelerator,
     retain_losses: Iterable[Callable[[], Tensor]] | None = None,
+    cuts: dict[str, Cut] | None = None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Re-initialise, in place, the weights in scope that the forget set depends on most.
 
@@ -69,16 +79,29 @@ def trim_by_sensitivity(
             Sums over processes.
         retain_losses (`Iterable[Callable[[], Tensor]]`, *optional*):
             As many as forget batches, of retain batches: the sensitivity is taken relative to theirs.
+        cuts (`dict[str, Cut]`, *optional*):
+            Filled with what was replaced.
 
     Returns:
         The report, JSON-ready, and the seconds of "sensitivity" and "trim".
     """
     scope = {name: model.get_parameter(name) for name in scopes.reinit}
-    candidates = scope if args.threshold_scope == "reinit" else {name: model.get_parameter(name) for name in scopes.trained}
+    candidates = {name: model.get_parameter(name) for name in scopes.trained} if args.threshold_scope == "all" else scope
     total = partial(accelerator.reduce, reduction="sum") if accelerator.num_processes > 1 else None
     with evaluation_mode(model):
         account = trim_model(
-            model, forget_losses, candidates, scope, args.trim_ratio, args.seed, initializer_of(model), total, retain_losses
+            model,
+            forget_losses,
+            candidates,
+            scope,
+            args.trim_ratio,
+            args.seed,
+            initializer_of(model),
+            total,
+            retain_losses,
+            own_scale=args.reinit_scale == "own",
+            cuts=cuts,
+            per_tensor=args.threshold_scope == "tensor",
         )
     report = dataclasses.asdict(account)
     seconds = report.pop("seconds")
@@ -90,9 +113,9 @@ def trim_by_sensitivity(
             f"{account.candidates:,}",
         )
     logger.info(
-        "Trimmed %s weights (threshold %.3e over %s): %s",
+        "Trimmed %s weights (threshold %s over %s): %s",
         f"{account.trimmed:,}",
-        account.threshold,
+        "of each tensor" if account.threshold is None else f"{account.threshold:.3e}",
         f"{account.candidates:,}",
         ", ".join(f"{name} {row['trimmed']:,}" for name, row in account.per_module.items() if row["trimmed"]),
     )
@@ -156,7 +179,8 @@ class TrimMixin:
 
         Returns:
             The trim report: `threshold` τ, `candidates` (weights compared), `above_threshold` asked for by trim_ratio,
-            `trimmed` in all, and `per_module` counts. With `trim_ratio=0` nothing is measured or cut.
+            `trimmed` in all and `per_module`, and where trim_damage_limit made some be `put_back`, how many.
+            With `trim_ratio=0` nothing is measured or cut.
         """
         args: ScissorhandsConfig = self.args
         if args.trim_ratio == 0:
@@ -165,10 +189,12 @@ class TrimMixin:
         forget = sensitivity_batches(args, len(self.sets[FORGET]), size, seed)
         # As many of the retain set, which may be far larger; from another order than that of the first epoch.
         relative = args.saliency == "relative"
-        retain = random_batches(len(self.sets[RETAIN]), size, len(forget), seed + 1) if relative else []
+        others = random_batches(len(self.sets[RETAIN]), size, len(forget), seed + 1)
+        retain = others if relative else []
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         forget_mine, retain_mine = forget[rank::world], retain[rank::world]
         batches = len(retain_mine) + len(forget_mine)
+        cuts: dict[str, Cut] | None = {} if math.isfinite(self.damage_limit) else None
         disabled = args.disable_tqdm or not self.is_local_process_zero()
         with tqdm(total=batches, desc="Connection sensitivity", disable=disabled) as bar:
             report, seconds = trim_by_sensitivity(
@@ -178,7 +204,10 @@ class TrimMixin:
                 self._told(self.forget_losses(forget_mine), bar, len(retain_mine)),
                 self.accelerator,
                 self._told(self.retain_losses(retain_mine), bar, 0) if relative else None,
+                cuts,
             )
+        if cuts is not None and report["trimmed"]:
+            report |= self.limit_trim(report["trimmed"], cuts, lambda: self.retain_losses(others[rank::world]))
         self.record.seconds.update(seconds)
         return {**report, "saliency_batches": len(forget)}
 

@@ -26,12 +26,20 @@ class UnlearningSettings:
         saliency_batches (`int`, *optional*, defaults to -1):
             Number B of forget batches over which the sensitivity is summed; -1 takes the whole forget set once.
         threshold_scope (`str`, *optional*, defaults to `"all"`):
-            Which weights the threshold is taken over: `"all"` trainable weights (as the reference does), or the
-            `"reinit"` scope alone.
+            Which weights the threshold is taken over: `"all"` trainable weights (as the reference does), the `"reinit"` scope
+            alone, or each `"tensor"` of that scope by itself.
         reinit_target_modules (`str` or `list[str]`, *optional*):
             Which weights may be re-initialised, as patterns on parameter names: a dotted part of a name
             (`"encoder.stages.3"`), a glob over the whole name (`"*.attention.*"`), or a regular expression after `"re:"`.
             Default: by architecture (last two stages of a ResNet; else the last third of the repeated blocks and the head).
+        reinit_scale (`str`, *optional*, defaults to `"initial"`):
+            Standard deviation of the fresh weights: `"initial"`: that of the module's initial distribution; `"own"`: that which
+            the weight's tensor has now.
+        trim_damage_limit (`float`, *optional*):
+            Factor > 1 by which the trim may raise the retain loss, measured on 64 examples; as much of it as costs more is
+            undone, the weights that harm most first, and the log and the report say how many. A hundredth of the loss of a
+            model that knows nothing (ln K for K labels or tokens) is added to both losses, for twice 0.01 nats is no damage.
+            Default: no limit (`float("inf")`).
         trainable_target_modules (`str` or `list[str]`, *optional*):
             Which weights are trained during repair; the others are frozen. Default: all that require gradients.
         projection_target_modules (`str` or `list[str]`, *optional*):
@@ -106,8 +114,10 @@ class UnlearningSettings:
             ρ ≥ 0: the forget part of the loss is minimised at weights moved by ρ towards relearning, along the memories, so
             that forgetting withstands fine-tuning (arXiv:2010.01412, arXiv:2502.05374; not in the paper). 0: as published.
         divergence_factor (`float`, *optional*, defaults to 2):
-            The run stops with an error when the mean retain loss of an epoch exceeds that of the first epoch by this factor,
-            > 1.
+            Factor > 1. The retain loss, compared as for `trim_damage_limit`, is measured again at the end of each epoch and at
+            each evaluation: the run stops with an error when it exceeds by this factor that of the model as it was given and
+            the lowest since the trim, and ends with a warning, which the report repeats, when it exceeds that of the model as
+            it was given.
     """
 
     recipe: str | None = field(default=None, metadata={"help": "Name of a set of tested settings; explicit arguments win."})
@@ -126,7 +136,10 @@ class UnlearningSettings:
     )
     threshold_scope: str = field(
         default="all",
-        metadata={"help": "Threshold over 'all' trainable weights or the 'reinit' scope alone.", "choices": ("all", "reinit")},
+        metadata={
+            "help": "Threshold over 'all' trainable weights, the 'reinit' scope, or each 'tensor' of it.",
+            "choices": ("all", "reinit", "tensor"),
+        },
     )
     reinit_target_modules: list[str] | None = field(
         default=None,
@@ -134,6 +147,16 @@ class UnlearningSettings:
             "help": "Patterns (dotted part, glob, or 're:' regex) of parameters that may be re-initialised. Default: by "
             "architecture."
         },
+    )
+    reinit_scale: str = field(
+        default="initial",
+        metadata={
+            "help": "Spread of fresh weights: 'initial', as when the model was made, or 'own', as the tensor has now.",
+            "choices": ("initial", "own"),
+        },
+    )
+    trim_damage_limit: float | None = field(
+        default=None, metadata={"help": "Factor > 1 by which the trim may raise the retain loss; what costs more is undone."}
     )
     trainable_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Patterns of parameters that are trained; the others are frozen. Default: all."}
@@ -203,7 +226,8 @@ class UnlearningSettings:
         default=0.0, metadata={"help": "ρ >= 0: forget at weights moved by ρ towards relearning; 0: as published."}
     )
     divergence_factor: float = field(
-        default=2.0, metadata={"help": "Stop when an epoch's retain loss exceeds the first epoch's by this factor, > 1."}
+        default=2.0,
+        metadata={"help": "Stop when the retain loss exceeds that before the run, and after the trim, by this factor."},
     )
 
     @property
@@ -239,6 +263,10 @@ class UnlearningSettings:
         require_not_negative(self, "projection_margin", "sharpness_radius")
         require(self, "memory_every", every is None or every >= 1, "must be a whole number >= 1, or None")
         require(self, "projection_epsilon", self.projection_epsilon > 0, "must be > 0, as 1e-3")
+        limit = self.trim_damage_limit
+        require(
+            self, "trim_damage_limit", limit is None or limit > 1, "must be > 1, None for the default, or float('inf') for none"
+        )
         require(self, "divergence_factor", self.divergence_factor > 1, "must be > 1, float('inf') to switch the check off")
         require_count(self, "projection_every", "memory_batches")
         if self.per_device_forget_batch_size is not None:

@@ -102,7 +102,7 @@ def test_the_record_of_a_run_is_in_the_checkpoints_own_state(config, tmp_path: P
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
     assert resumed.record is not own
     assert resumed.trim_report == whole.trim_report
-    assert resumed.record.first_epoch_retain_loss == whole.record.first_epoch_retain_loss
+    assert resumed.record.given_retain_loss == whole.record.given_retain_loss
     expected = whole.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items())
 

@@ -178,7 +178,7 @@ def test_a_rising_retain_loss_stops_the_run(config) -> None:
     model, retain, forget = retain_and_forget(tiny_models.tiny_bert)
     args = config(num_train_epochs=30, learning_rate=0.3, optim="sgd", forget_weight=30.0, forget_loss_ceiling=1e3)
     trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=retain, forget_dataset=forget)
-    with pytest.raises(UnlearningDivergedError, match="mean retain loss of this epoch"):
+    with pytest.raises(UnlearningDivergedError, match="of the model as it was given"):
         trainer.train()
 
 
