@@ -52,6 +52,7 @@ def test_a_model_that_learned_by_heart(report):
     assert figures["forget extraction strength"] == figures["forget exact memorisation"] == figures["forget ROUGE-L"] == 1
     assert figures["forget loss"] < 0.1 and figures["forget probability"] > 0.9
     assert figures["int8 extraction"] == 100
+    assert report.intervals["original"]["forget extraction"] == pytest.approx([100 * 3 / (3 + 1.959964**2), 100])
     assert figures["MIA loss"] == 1 and report.intervals["original"]["MIA loss"][0] < 1
     assert figures["PrivLeak"] < -50
 
@@ -84,6 +85,7 @@ def test_the_report_is_saved_loaded_shown_and_drawn(report, tmp_path):
     assert [line for line in text.splitlines() if line.startswith("|  |")][0] == "|  | original | retrained | unlearned |"
     for name in report.metrics["unlearned"]:
         assert f"\n| {name} |" in text
+    assert "| forget extraction | 100.0 (43.9 to 100.0) | 0.0 (0.0 to 56.1) |" in text
     assert "MIA loss | 1.000 (" in text and "arXiv:2401.06121" in text and "From Skarven." in text
     assert report.plot(tmp_path / "audit.png").stat().st_size > 20_000
 

@@ -128,7 +128,7 @@ def _score_batch(model: nn.Module, texts: Sequence[EncodedText], keeps: bool) ->
     for row, (text, start) in enumerate(zip(texts, first, strict=True)):
         targets = torch.tensor(text.input_ids[start + 1 :], device=device)
         parts = [_token_scores(*part) for part in _chunks(logits[row, start - offset :][: len(targets)], targets)]
-        columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
+        columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         scores.append(TokenScores(*columns, min(len(targets), text.prompt_length + text.answer_length - start - 1)))
     return scores
 
@@ -142,8 +142,8 @@ def _token_scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
     p = log_p.exp()
     # 0 · -inf, of tokens that are ruled out altogether, is 0.
     weighed = torch.where(p > 0, p * log_p, 0.0)
-    means = weighed.sum(dim=-1)
     squares = torch.where(p > 0, weighed * log_p, 0.0).sum(dim=-1)
-    deviations = (squares.double() - means.double() ** 2).clamp(min=0).sqrt()
     chosen = log_p.gather(-1, targets[:, None]).squeeze(-1)
-    return chosen.double(), means.double(), deviations, log_p.argmax(dim=-1) == targets
+    # Not every accelerator knows float64.
+    chosen, means, squares = (part.cpu().double() for part in (chosen, weighed.sum(dim=-1), squares))
+    return chosen, means, (squares - means**2).clamp(min=0).sqrt(), (log_p.argmax(dim=-1) == targets).cpu()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ...report.intervals import wilson_interval
 from . import answer_figures as figures
 from . import benchmark_figures as benchmarks
 from . import membership_figures as attacks
@@ -134,7 +135,7 @@ class ModelMeasure:
         rouge = figures.rouge_l(answers, self._expected(asked.encoded))
         found.figures[f"{name} ROUGE-L"] = figures.mean([recall for recall, _ in rouge])
         if asked.facts is not None:
-            found.figures[f"{name} extraction"] = figures.extraction(answers, asked.facts)
+            self._extraction(name, answers, asked.facts)
         found.figures[f"{name} extraction strength"] = figures.mean([benchmarks.extraction_strength(one) for one in scores])
         found.figures[f"{name} exact memorisation"] = figures.mean([benchmarks.exact_memorisation(one) for one in scores])
         ratios = self._ratios(asked)
@@ -186,7 +187,13 @@ class ModelMeasure:
         self.found.figures[f"{kind} ROUGE-L"] = figures.mean([recall for recall, _ in rouge])
         facts = self.sets.forget.facts
         if facts is not None:
-            self.found.figures[f"{kind} extraction"] = figures.extraction(answers, [facts[place] for place in places])
+            self._extraction(kind, answers, [facts[place] for place in places])
+
+    def _extraction(self, kind: str, answers: Sequence[str], facts: Sequence[Sequence[str]]) -> None:
+        share = figures.extraction(answers, facts)
+        ends = wilson_interval(round(share / 100 * len(answers)), len(answers))
+        self.found.figures[f"{kind} extraction"] = share
+        self.found.intervals[f"{kind} extraction"] = [100 * end for end in ends]
 
     # ---- Membership, general texts, MUSE ----
 
