@@ -167,6 +167,8 @@ def test_models_by_their_folder(original, tokenizer, tmp_path):
     found = audit_language_model(str(tmp_path), tokenizer, original=tmp_path, **arguments)
     expected = audit_language_model(original, tokenizer, **arguments)
     assert found.metrics["original"] == found.metrics["unlearned"] == pytest.approx(expected.metrics["unlearned"])
+    half = audit_language_model(tmp_path, tokenizer, dtype="bfloat16", device="cpu", **arguments)
+    assert (found.measure["dtype"], half.measure["dtype"]) == ("float32", "bfloat16")
 
 
 def test_texts_and_completions(original, tokenizer):
@@ -187,6 +189,17 @@ def test_utility_over_tofus_nine_parts(original, tokenizer):
     assert any("Model utility is over retain probability" in note for note in alone.notes)
     assert report.metrics["unlearned"]["model utility"] != alone.metrics["unlearned"]["model utility"]
     assert report.sets["world facts"] == 2
+
+
+def test_truth_ratios_that_tell_nothing_are_said_to(original, tokenizer):
+    """The model was taught one wording alone, and finds another as unlikely as what is wrong."""
+    report = audit_language_model(original, tokenizer, forget=FORGET, retain=RETAIN, **QUICK)
+    assert report.metrics["unlearned"]["retain truth ratio"] < 0.05
+    assert any("Truth ratio and forget quality say little here" in note for note in report.notes)
+    rows = [{**row, "paraphrased_answer": row["answer"]} for row in RETAIN]
+    report = audit_language_model(original, tokenizer, forget=FORGET, retain=rows, **QUICK)
+    assert report.metrics["unlearned"]["retain truth ratio"] > 0.5
+    assert not any("say little" in note for note in report.notes)
 
 
 def test_a_reference_model_is_not_reported(original, retrained, tokenizer):
@@ -214,6 +227,7 @@ def bert():
         ({"forget": [*FORGET, {"words": "x"}]}, ValueError, "forget: a row with the columns 'words'"),
         ({"forget": [FORGET[0], {**FORGET[1], "fact": None}]}, ValueError, "forget: row 1 has nothing in the column 'fact'"),
         ({"utility_sets": {"facts": [{"text": "a b"}]}}, ValueError, "'facts' has no column 'perturbed_answer'"),
+        ({"dtype": "int8"}, ValueError, "dtype='int8' is none of auto, float32"),
         ({"name": "original"}, ValueError, "name='original'"),
         ({"batch": 3}, TypeError, "no argument 'batch'; its settings are batch_size"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),

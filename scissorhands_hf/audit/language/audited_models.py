@@ -13,6 +13,7 @@ from .language_sets import AuditSets, prompt_and_continuation
 from .rounded_weights import linear_weights
 
 
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 Model = PreTrainedModel | nn.Module | str | os.PathLike
 
 
@@ -63,20 +64,19 @@ def _check_context(shown: str, context: Any, sets: AuditSets, settings: Language
 
 
 @contextmanager
-def loaded(given: Model, beside: Model) -> Iterator[nn.Module]:
+def loaded(given: Model, dtype: str, device: Any) -> Iterator[nn.Module]:
     """
     A model as it is; one that was named is loaded, and let go of afterwards.
 
     Args:
         given ([`~transformers.PreTrainedModel`], `str` or `os.PathLike`):
             The model.
-        beside ([`~transformers.PreTrainedModel`], `str` or `os.PathLike`):
-            On whose device it is put, where that one is no name.
+        dtype (`str`):
+            To load in: one of `DTYPES`.
+        device (`Any`):
+            To load to.
     """
     if not isinstance(given, (str, os.PathLike)):
         yield given
         return
-    model = AutoModelForCausalLM.from_pretrained(given, dtype="auto")
-    if isinstance(beside, nn.Module):
-        model.to(next(beside.parameters()).device)
-    yield model.eval()
+    yield AutoModelForCausalLM.from_pretrained(given, dtype=dtype).to(device).eval()

@@ -17,7 +17,7 @@ from ...report.language_report import AnswerExample, LanguageReport
 from ..untouched import left_as_found
 from .answer_figures import check_rouge
 from .audit_settings import LanguageAuditSettings
-from .audited_models import Model, check_model, loaded
+from .audited_models import DTYPES, Model, check_model, loaded
 from .benchmark_figures import forget_quality, priv_leak
 from .language_measures import Measured, ModelMeasure, attack_scores
 from .language_sets import AuditSets, asked_set, general_texts
@@ -32,6 +32,8 @@ Rows = Iterable[Mapping[str, Any]]
 # Names of models in a report, in its order.
 ORIGINAL, RETRAINED, REFERENCE = "original", "retrained", "reference"
 TOFU_UTILITY_PARTS = 9
+# Below this, not even what is known is told from what is wrong.
+TOLD_APART = 0.05
 
 
 def audit_language_model(
@@ -48,6 +50,8 @@ def audit_language_model(
     utility_sets: Mapping[str, Rows] | None = None,
     shots: Rows = (),
     name: str = "unlearned",
+    dtype: str = "auto",
+    device: str | None = None,
     progress: Callable[[str, str], None] | None = None,
     **settings: Any,
 ) -> LanguageReport:
@@ -93,6 +97,10 @@ def audit_language_model(
             Questions with answers that come first in MUSE's prompt (`muse=True`).
         name (`str`, *optional*, defaults to `"unlearned"`):
             Of the model in question, in the report.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Of models that are given by name: `"float32"`, `"float16"`, `"bfloat16"`, or as they were saved.
+        device (`str`, *optional*):
+            Of models that are given by name; default: where `model` is, or the CPU.
         progress (`Callable[[str, str], None]`, *optional*):
             Is told a model's name and a stage's before each stage.
         settings (*optional*):
@@ -122,6 +130,9 @@ def audit_language_model(
     if name in (ORIGINAL, RETRAINED, REFERENCE):
         raise ValueError(f"name={name!r} is what another model is called in the report; use such as 'unlearned'")
     sets = _sets(tokenizer, options, forget, retain, general, holdout, utility_sets, shots)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
+    place = device or (next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu")
     given = {RETRAINED: retrained, REFERENCE: reference, ORIGINAL: original, name: model}
     given = {kind: one for kind, one in given.items() if one is not None}
     if holdout is None:
@@ -133,7 +144,7 @@ def audit_language_model(
     found: dict[str, Measured] = {}
     types: dict[str, str] = {}
     for kind, one in given.items():
-        with loaded(one, model) as ready, left_as_found(ready):
+        with loaded(one, dtype, place) as ready, left_as_found(ready):
             measure = ModelMeasure(ready, tokenizer, sets, options, _teller(progress, kind))
             found[kind] = measure.reference() if kind == REFERENCE else measure.measure()
             types[kind] = str(next(ready.parameters()).dtype).removeprefix("torch.")
@@ -250,6 +261,12 @@ def _notes(sets: AuditSets, options: LanguageAuditSettings, found: dict[str, Mea
     """What of the figures a reader has to know, and what could not be measured."""
     notes = []
     parts = list(found[name].utility)
+    known = max((one.figures.get("retain truth ratio", 1.0) for one in found.values()), default=1.0)
+    if known < TOLD_APART:
+        notes.append(
+            "Truth ratio and forget quality say little here: on the retain set, too, no model prefers right answers in these "
+            f"words to wrong ones (retain truth ratio {known:.3f} at best)."
+        )
     if "model utility" in found[name].figures and len(parts) != TOFU_UTILITY_PARTS:
         notes.append(
             f"Model utility is over {', '.join(parts)}; TOFU's own is over nine parts, so it cannot be laid beside it."
