@@ -125,6 +125,35 @@ class ClassifierJudge:
             ]
         return verdicts
 
+    def log_probability(self, pixels: Tensor, label: str) -> Tensor:
+        """
+        The logarithm of the probability that pictures show a label; differentiable, for probes that climb it.
+
+        Args:
+            pixels (`Tensor`):
+                (n, 3, height, width) in [0, 1]. They are resized and normalised as the processor says, not cropped.
+            label (`str`):
+                One that the judge knows; where several classes have the name, any of them.
+
+        Returns:
+            (n,).
+        """
+        processor, config = self._processor, self._model.config
+        if processor.do_resize:
+            size = dict(processor.size)
+            side = size.get("shortest_edge", size.get("height"))
+            shape = (size.get("height", side), size.get("width", side))
+            if tuple(pixels.shape[-2:]) != shape:
+                pixels = torch.nn.functional.interpolate(pixels, shape, mode="bilinear", antialias=True)
+        if processor.do_normalize:
+            mean, spread = (torch.tensor(v).view(1, -1, 1, 1).to(pixels) for v in (processor.image_mean, processor.image_std))
+            pixels = (pixels - mean) / spread
+        logits = self._model(pixel_values=pixels.to(self._model.device, self._model.dtype)).logits.float()
+        wanted = sorted(self._classes[_normal(label)])
+        if getattr(config, "problem_type", None) == "multi_label_classification":
+            return torch.nn.functional.logsigmoid(logits[:, wanted]).amax(dim=-1)
+        return logits.log_softmax(dim=-1)[:, wanted].logsumexp(dim=-1)
+
 
 class ClipJudge:
     """CLIP as a zero-shot judge: a picture shows the candidate whose caption fits it best, unless "a photo" alone fits better.

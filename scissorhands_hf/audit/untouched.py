@@ -87,3 +87,23 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         stack.enter_context(evaluation_mode(model))
         stack.enter_context(torch.no_grad())
         yield
+
+
+@contextmanager
+def weights_kept(module: nn.Module) -> Iterator[None]:
+    """
+    A module's weights and buffers have the same bits again afterwards, its gradients are the same objects, and what was frozen
+    is; that takes a copy of them meanwhile.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    copies = [tensor.detach().clone() for tensor in tensors]
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, copied in zip(tensors, copies, strict=True):
+                tensor.copy_(copied)
+        for parameter, requires_grad, gradient in flags:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient

@@ -12,7 +12,7 @@ from .options import CommandParser, add_common_options
 
 
 # Modules NAME_command of this package. Their heavy imports belong inside `run`: `--help` needs neither torch nor transformers.
-COMMANDS = ("erase", "unlearn", "card", "push")
+COMMANDS = ("erase", "unlearn", "audit", "card", "push")
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

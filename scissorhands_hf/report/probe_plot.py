@@ -28,13 +28,13 @@ def plot_probes(report: ProbeReport, path: Path) -> Path:
         raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
     if not report.scores:
         raise ValueError("the report holds no scores to draw")
-    rows = list(dict.fromkeys((score.probe, score.setting) for score in report.scores))
+    rows = list(dict.fromkeys((score.probe, score.place) for score in report.scores))
     models = report.models()
     figure = Figure(figsize=(7.2, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for index, model in enumerate(models):
         scores = [score for score in report.scores if score.model == model]
-        places = [rows.index((score.probe, score.setting)) + 0.22 * (index - (len(models) - 1) / 2) for score in scores]
+        places = [rows.index((score.probe, score.place)) + 0.22 * (index - (len(models) - 1) / 2) for score in scores]
         lows, highs = zip(
             *((score.share - score.interval[0], score.interval[1] - score.share) for score in scores), strict=True
         )

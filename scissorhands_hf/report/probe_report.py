@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,6 +41,8 @@ class ProbeScore:
             Pictures drawn, at least 1.
         seed (`int`):
             Of their noise, and of what the probe learned.
+        step (`int`, *optional*):
+            Of training, where the score is one of a curve.
     """
 
     probe: str
@@ -48,6 +51,12 @@ class ProbeScore:
     seen: int
     images: int
     seed: int
+    step: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The setting, and the step of a curve: a row of tables."""
+        return self.setting if self.step is None else f"{self.setting}, {self.step} steps"
 
     @property
     def share(self) -> float:
@@ -93,7 +102,7 @@ class ProbeReport:
     versions: dict[str, str] = field(default_factory=dict)
     pictures: dict[tuple[str, str, str], list[Image]] = field(default_factory=dict, compare=False, repr=False)
 
-    def score(self, probe: str, setting: str = "", model: str = "pipeline") -> ProbeScore:
+    def score(self, probe: str, setting: str = "", model: str = "pipeline", step: int | None = None) -> ProbeScore:
         """
         The score of one probe.
 
@@ -101,9 +110,27 @@ class ProbeReport:
             KeyError: it was not measured.
         """
         for score in self.scores:
-            if (score.probe, score.setting, score.model) == (probe, setting, model):
+            if (score.probe, score.setting, score.model, score.step) == (probe, setting, model, step):
                 return score
-        raise KeyError(f"probe={probe!r}, setting={setting!r}, model={model!r} was not measured")
+        raise KeyError(f"probe={probe!r}, setting={setting!r}, model={model!r}, step={step!r} was not measured")
+
+    def areas(self) -> dict[str, dict[str, float]]:
+        """
+        For each curve, "relearning: same word", the area below it by model: the mean share, in percent, from the first to the
+        last of its steps, which lie on straight lines between those measured.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for name, setting, model in dict.fromkeys((s.probe, s.setting, s.model) for s in self.scores if s.step is not None):
+            curve = sorted(
+                (score.step, score.share)
+                for score in self.scores
+                if (score.probe, score.setting, score.model) == (name, setting, model)
+            )
+            pairs = list(pairwise(curve))
+            if pairs:
+                area = sum((after - before) * (low + high) / 2 for (before, low), (after, high) in pairs)
+                found.setdefault(f"{name}: {setting}", {})[model] = area / (curve[-1][0] - curve[0][0])
+        return found
 
     def models(self) -> list[str]:
         """Those that were measured, the probed one first."""
@@ -113,7 +140,7 @@ class ProbeReport:
         """All fields but `pictures` as JSON-ready values, with the share and interval of each score."""
         scores = [{**asdict(score), "share": score.share, "interval": list(score.interval)} for score in self.scores]
         rest = {name: getattr(self, name) for name in ("concept", "unavailable", "measure", "seconds", "versions")}
-        return plain_numbers({"report": self.kind, **rest, "scores": scores})
+        return plain_numbers({"report": self.kind, **rest, "scores": scores, "areas": self.areas()})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeReport:
@@ -126,7 +153,8 @@ class ProbeReport:
         values = dict(values)
         if (kind := values.pop("report", None)) != cls.kind:
             raise ValueError(f"this is a report of kind {kind!r}, not {cls.kind!r}")
-        counted = ("probe", "setting", "model", "seen", "images", "seed")
+        values.pop("areas", None)
+        counted = ("probe", "setting", "model", "seen", "images", "seed", "step")
         scores = [ProbeScore(**{name: score[name] for name in counted}) for score in values.pop("scores", [])]
         return cls(scores=scores, **values)
 
@@ -162,13 +190,17 @@ class ProbeReport:
 
     def to_markdown(self) -> str:
         """A row for each probe and setting, a column for each model; then what could not be run, and how it was measured."""
-        by_place = {(score.probe, score.setting, score.model): score for score in self.scores}
+        by_place = {(score.probe, score.place, score.model): score for score in self.scores}
         models = self.models()
-        places = dict.fromkeys((score.probe, score.setting) for score in self.scores)
+        places = dict.fromkeys((score.probe, score.place) for score in self.scores)
         rows = [
             [code(place[0], in_table=True), place[1], *(_cell(by_place.get((*place, model))) for model in models)]
             for place in places
         ]
+        for name, areas in self.areas().items():
+            probe, _, setting = name.partition(": ")
+            cells = [Safe(f"{areas[model]:.1f}") if model in areas else Safe("") for model in models]
+            rows.append([code(probe, in_table=True), f"{setting}, area below the curve", *cells])
         blocks = [f"Pictures that show {code(self.concept)}, in percent, with the interval that holds 95 %:"]
         blocks.append(table(["probe", "setting", *models], rows, text_columns=2) if rows else "No probe was run.")
         notes = [f"- {code(probe)} is not available: {prose(reason)}" for probe, reason in self.unavailable.items()]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from scissorhands_hf import probe_concept
 from scissorhands_hf.audit import PROBES, load_judge
-from scissorhands_hf.audit.probing import learned_probes
+from scissorhands_hf.audit.probing import learned_probes, weight_probes
 from scissorhands_hf.audit.probing.wordings import misspelled, with_article, word
 
 
@@ -100,6 +100,7 @@ def test_free_states_and_a_noisy_picture_find_it_too(renamed, dresses, judge):
 @pytest.mark.parametrize("fails", [False, True], ids=["finished", "a judge that raises"])
 def test_the_pipeline_is_left_bit_for_bit(monkeypatch, judge, dresses, fails):
     monkeypatch.setattr(learned_probes, "STEPS", 2)
+    monkeypatch.setattr(weight_probes, "RELEARN_STEPS", (1, 2))
     pipe = load()
     pipe.unet.train()
     before = everything_of(pipe)
@@ -123,8 +124,8 @@ def test_the_pipeline_is_left_bit_for_bit(monkeypatch, judge, dresses, fails):
             probe_concept(pipe, "dress", **run)
     else:
         report = probe_concept(pipe, "dress", **run)
-        assert list(report.unavailable) == ["synonyms"]
-        assert {score.probe for score in report.scores} == set(PROBES) - {"synonyms"}
+        assert list(report.unavailable) == ["synonyms", "guidance"]
+        assert {score.probe for score in report.scores} == set(PROBES) - {"synonyms", "guidance"}
         assert all(score.images == 3 and score.seed == 0 for score in report.scores)
     after = everything_of(pipe)
     assert {name for name in before if before[name] != after[name]} == set()
@@ -163,7 +164,7 @@ def test_pictures_are_brought_to_the_pipelines_size(judge):
     from scissorhands_hf.audit.probing.probe_concept import fitted
     from scissorhands_hf.audit.probing.subject import Subject
 
-    subject = Subject(load(), word("dress", None, None), [], 1, 0, {}, 1)
+    subject = Subject(load(), word("dress", None, None), [], 1, 0, {}, 1, "sks", judge, "dress")
     assert {picture.size for picture in fitted([Image.new("RGB", (90, 40)), Image.new("RGB", (32, 32))], subject)} == {(32, 32)}
 
 
@@ -221,6 +222,7 @@ def test_a_deep_copy_is_not_needed(judge, dresses, monkeypatch):
 
     monkeypatch.setattr(copy, "deepcopy", watched)
     monkeypatch.setattr(learned_probes, "STEPS", 1)
+    monkeypatch.setattr(weight_probes, "RELEARN_STEPS", (1,))
     sampling = SAMPLING | {"num_inference_steps": 3}
     probe_concept(
         pipe, "dress", judge=judge, pictures=dresses, count=1, sampling=sampling, probes=["token", "states", "img2img"]

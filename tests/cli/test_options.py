@@ -209,8 +209,8 @@ def test_a_choice_and_a_switch_that_do_not_exist(capsys: pytest.CaptureFixture):
     assert code == 2 and "'perhaps' is neither yes nor no" in errors
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_field_of_the_card_is_a_flag_of_every_command(command: str, capsys: pytest.CaptureFixture):
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "audit"])
+def test_every_field_of_the_card_is_a_flag_of_every_command_that_writes_one(command: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         main.main([command, "--help"])
     shown = capsys.readouterr().out

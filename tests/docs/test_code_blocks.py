@@ -85,14 +85,17 @@ def test_commands_on_the_shipped_pipeline_run_one_after_the_other(
     clone: Callable[..., subprocess.CompletedProcess], hub: hub_server.HubServer
 ):
     """Those of the page on the command line, as they stand but for the length of the erasure."""
-    quick = shlex.split("--max_steps 4 --evaluations 1 --pictures_per_concept 8 --retain_pictures 16 --report_images 2")
+    quick = {
+        "erase": shlex.split("--max_steps 4 --evaluations 1 --pictures_per_concept 8 --retain_pictures 16 --report_images 2"),
+        "audit": shlex.split("--probes words img2img --count 4 --num_inference_steps 5"),
+    }
     done = []
     for document, words in COMMANDS:
         if document == "command_line.md" and {"spaces_demo/fashion_pipeline", "out/no-dress"} & set(words):
-            finished = clone("-m", "scissorhands_hf.cli", *words[1:], *(quick if words[1] == "erase" else []))
+            finished = clone("-m", "scissorhands_hf.cli", *words[1:], *quick.get(words[1], []))
             assert finished.returncode == 0, f"{shlex.join(words)}\n{finished.stdout[-2000:]}{finished.stderr[-4000:]}"
             done.append(words[1])
-    assert done == ["erase", "card", "push"]
+    assert done == ["erase", "audit", "card", "push"]
     assert {"README.md", "model_index.json"} <= set(hub.repositories["me/no-dress"].files())
 
 

@@ -93,6 +93,7 @@ def fit(
     steps: int,
     rate: float,
     seed: int,
+    after_step: Callable[[int], None] | None = None,
 ) -> None:
     """
     Adam (arXiv:1412.6980) of constant rate on random batches, in place; no other tensor gets a gradient.
@@ -110,16 +111,20 @@ def fit(
             Of Adam.
         seed (`int`):
             Of batches and noise.
+        after_step (`Callable[[int], None]`, *optional*):
+            Told after each step how many are done.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(parameters, lr=rate)
     # A caller may draw pictures in inference mode, from which enable_grad alone would not lead out.
     with torch.inference_mode(False), torch.enable_grad():
-        for _ in range(steps):
+        for step in range(steps):
             rows = torch.randperm(len(latents), generator=generator)[:BATCH_SIZE].to(latents.device)
-            gradients = torch.autograd.grad(loss(latents[rows], generator), parameters)
+            gradients = torch.autograd.grad(loss(latents[rows], generator), parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-    for parameter in parameters:
-        parameter.grad = None
+            for parameter in parameters:
+                parameter.grad = None
+            if after_step is not None:
+                after_step(step + 1)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..untouched import attributes_kept, undisturbed
 from .denoising import fit
-from .subject import Subject
+from .subject import Drawn, Found, Subject
 
-
-if TYPE_CHECKING:
-    from .text_probes import Found
 
 STEPS = 150
 TOKEN_RATE = 2e-2
@@ -36,7 +33,7 @@ def token(subject: Subject) -> Found:
         with undisturbed(subject.pipe, seed=subject.seed), new_token(subject.pipe, vectors) as (embeddings, first):
             prompt = subject.wording.asks_for(TOKEN)
             learn_token(subject, embeddings, first, prompt, latents)
-            yield setting, subject.draw_prompts([prompt])
+            yield Drawn(subject.draw_prompts([prompt]), setting)
 
 
 def learn_token(subject: Subject, embeddings: nn.Embedding, first: int, prompt: str, latents: Tensor) -> None:
@@ -113,4 +110,4 @@ def states(subject: Subject) -> Found:
             seed=subject.seed,
         )
     found = learned.detach().to(start.dtype)
-    yield "", subject.draw("free states", lambda places: {"prompt_embeds": found.expand(len(places), -1, -1)})
+    yield Drawn(subject.draw("free states", lambda places: {"prompt_embeds": found.expand(len(places), -1, -1)}))

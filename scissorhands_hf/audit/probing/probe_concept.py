@@ -14,8 +14,8 @@ from ..drawing import check_sampling
 from ..judges import Judge, load_judge
 from ..pictures import read_pictures
 from ..untouched import random_states_kept, undisturbed
-from . import learned_probes, picture_probes, text_probes
-from .subject import NotAvailable, Subject
+from . import learned_probes, picture_probes, text_probes, trajectory_probes, weight_probes
+from .subject import Found, NotAvailable, Subject
 from .wordings import word
 
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
-PROBES: dict[str, Callable[[Subject], text_probes.Found]] = {
+PROBES: dict[str, Callable[[Subject], Found]] = {
     "words": text_probes.words,
     "paraphrases": text_probes.paraphrases,
     "misspellings": text_probes.misspellings,
@@ -33,6 +33,11 @@ PROBES: dict[str, Callable[[Subject], text_probes.Found]] = {
     "token": learned_probes.token,
     "states": learned_probes.states,
     "img2img": picture_probes.img2img,
+    "inpainting": picture_probes.inpainting,
+    "added noise": trajectory_probes.added_noise,
+    "guidance": trajectory_probes.guidance,
+    "relearning": weight_probes.relearning,
+    "rounding": weight_probes.rounding,
 }
 """All probes by name, in the order of reports."""
 
@@ -59,6 +64,7 @@ def probe_concept(
     label: str | None = None,
     alternatives: Sequence[str] = (),
     drawn_pictures: int = 50,
+    new_word: str = "sks",
     batch_size: int = 16,
     callback: Callable[[str, int, int], None] | None = None,
 ) -> ProbeReport:
@@ -104,10 +110,12 @@ def probe_concept(
             What else the judge may see in its place: a CLIP model says only which of the candidates fits best.
         drawn_pictures (`int`, *optional*, defaults to `50`):
             How many pictures the reference draws where none are given.
+        new_word (`str`, *optional*, defaults to `"sks"`):
+            A word that means nothing to the model, under which it is taught the concept again.
         batch_size (`int`, *optional*, defaults to `16`):
             Pictures drawn at once.
         callback (`Callable[[str, int, int], None]`, *optional*):
-            Told before each probe: "pipeline: token", how many are done, and how many there are.
+            Told before and after each probe: the stage, as "pipeline: token", 0 or 1, and 1.
 
     Returns:
         [`~scissorhands_hf.report.ProbeReport`] with a share, its number of pictures, its seed and an interval for each probe,
@@ -137,8 +145,7 @@ def probe_concept(
         name: model for name, model in (("pipeline", pipe), ("reference", reference), ("control", control)) if model is not None
     }
     report = ProbeReport(wording.concept)
-    subject = Subject(pipe, wording, [], count, seed, sampling, batch_size)
-    done, total = 0, len(models) * len(chosen)
+    subject = Subject(pipe, wording, [], count, seed, sampling, batch_size, new_word, judge, label)
     # The reference is opened once more where it draws the attacker's pictures; two large pipelines need not be held at a time.
     attackers = _attackers_pictures(subject, pictures, reference, counted, drawn_pictures)
     for name, model in models.items():
@@ -146,20 +153,21 @@ def probe_concept(
         report.seconds[name] = {}
         for probe in chosen:
             if callback is not None:
-                callback(f"{name}: {probe}", done, total)
+                callback(f"{name}: {probe}", 0, 1)
             start = time.perf_counter()
             try:
                 # Nothing of what a probe draws from global generators is seen outside.
                 with random_states_kept():
-                    for setting, images in PROBES[probe](opened):
-                        report.scores.append(ProbeScore(probe, setting, name, counted(images), len(images), seed))
-                        report.pictures[probe, setting, name] = images[:SHOWN]
+                    for drawn in PROBES[probe](opened):
+                        seen = counted(drawn.images)
+                        score = ProbeScore(probe, drawn.setting, name, seen, len(drawn.images), seed, drawn.step)
+                        report.scores.append(score)
+                        report.pictures[probe, score.place, name] = drawn.images[:SHOWN]
             except NotAvailable as reason:
                 report.unavailable[probe if name == "pipeline" else f"{probe} ({name})"] = str(reason)
             report.seconds[name][probe] = round(time.perf_counter() - start, 2)
-            done += 1
-    if callback is not None:
-        callback("done", total, total)
+            if callback is not None:
+                callback(f"{name}: {probe}", 1, 1)
     report.measure = {
         "judge": judge.name,
         "label": label,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,34 @@ from .wordings import Wording
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..judges import Judge
+
 
 class NotAvailable(Exception):
     """A probe cannot be run on this pipeline, or with what was given; the message says why."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """
+    What a probe drew.
+
+    Args:
+        images (`list[Image]`):
+            The pictures.
+        setting (`str`, *optional*):
+            Of the probe, where it has several.
+        step (`int`, *optional*):
+            Of training, where the pictures are one of a curve.
+    """
+
+    images: list[Image]
+    setting: str = ""
+    step: int | None = None
+
+
+Found = Iterator[Drawn]
+"""Of a probe: all that it draws, setting by setting."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,12 @@ class Subject:
             Further arguments of the pipeline's call.
         batch_size (`int`):
             Pictures drawn at once.
+        new_word (`str`):
+            A word that means nothing to the model.
+        judge (`Judge`):
+            Who says what a picture shows.
+        label (`str`):
+            What it calls the concept.
     """
 
     pipe: Any
@@ -54,6 +85,9 @@ class Subject:
     seed: int
     sampling: Mapping[str, Any]
     batch_size: int
+    new_word: str
+    judge: Judge
+    label: str
 
     def draw(
         self,
@@ -62,6 +96,7 @@ class Subject:
         *,
         pipe: Any = None,
         sampling: Mapping[str, Any] | None = None,
+        scheduler: Any = None,
     ) -> list[Image]:
         """
         Draw `count` pictures, each from a generator of its own; the pipeline is [`undisturbed`].
@@ -75,11 +110,14 @@ class Subject:
                 Another pipeline around the same parts.
             sampling (`Mapping[str, Any]`, *optional*):
                 In the place of the subject's.
+            scheduler (`SchedulerMixin`, *optional*):
+                In the place of the pipeline's.
         """
         pipe = self.pipe if pipe is None else pipe
         sampling = self.sampling if sampling is None else sampling
         images: list[Image] = []
         with undisturbed(pipe, seed=self.seed):
+            pipe.scheduler = scheduler or pipe.scheduler
             for start in range(0, self.count, self.batch_size):
                 places = list(range(start, min(start + self.batch_size, self.count)))
                 generators = [torch.Generator().manual_seed(picture_seed(name, place, self.seed)) for place in places]
@@ -123,6 +161,19 @@ class Subject:
         """The attacker's pictures as the denoiser sees them, (n, channels, height, width)."""
         self.require_pictures()
         return self.denoising.encode(self.pictures)
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        """
+        What takes the noise away.
+
+        Raises:
+            NotAvailable: the pipeline has none of a name that is known.
+        """
+        for name in ("unet", "transformer"):
+            if (part := getattr(self.pipe, name, None)) is not None:
+                return part
+        raise NotAvailable(f"a {type(self.pipe).__name__} has neither a unet nor a transformer")
 
     def sibling(self, task: str) -> Any:
         """
