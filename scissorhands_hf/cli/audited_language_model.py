@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,8 @@ def audit_language_folder(model_id: str, given: dict[str, Any], terminal: Termin
         original=data.original,
         retrained=data.retrained,
         reference=data.reference,
+        dtype=given.pop("dtype", "auto"),
+        device=given.pop("device", None) or default_device(),
         progress=stages.begin,
         **settings,
     )
@@ -99,9 +102,15 @@ class _Stages:
             self.terminal.tell(RunProgress(self.name, 1, 1))
 
 
-def save_audit(report: LanguageReport, output: str) -> None:
+def default_device() -> str:
+    """The first accelerator of CUDA that belongs to this process, or the CPU."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def save_audit(report: LanguageReport, folder: Path) -> None:
     """The report, its tables and its picture into a folder. No push publishes them: they may show forget data."""
-    folder = Path(output)
     report.save(folder / REPORT_FILE)
     (folder / TABLE_FILE).write_text(report.to_markdown(), encoding="utf-8")
     report.plot(folder / PLOT_FILE)
