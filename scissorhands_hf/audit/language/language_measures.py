@@ -18,7 +18,7 @@ from .greedy_answers import greedy_answers, in_words
 from .language_sets import TEXT_CONTINUATION, AskedSet, AuditSets, prompt_and_continuation
 from .relearning import relearned, split_for_relearning
 from .rounded_weights import weights_rounded
-from .text_rows import EncodedText, TextRow, encode_row
+from .text_rows import EncodedText
 
 
 Tell = Callable[[str], None]
@@ -99,8 +99,8 @@ class ModelMeasure:
             yield "membership", self._membership
         if self.sets.general is not None:
             yield "general", self._general
-        for kind, rows in self.sets.forget.others.items():
-            yield kind, lambda kind=kind, rows=rows: self._asked(kind, self._encode(rows), range(len(rows)))
+        for kind, texts in self.sets.forget.others.items():
+            yield kind, lambda kind=kind, texts=texts: self._asked(kind, texts, range(len(texts)))
         if self.settings.muse:
             yield "knowmem", self._knowmem
         if self.settings.relearn_steps:
@@ -112,9 +112,6 @@ class ModelMeasure:
 
     def _score(self, texts: Sequence[EncodedText]) -> list[TokenScores]:
         return score_answers(self.model, texts, self.settings.batch_size)
-
-    def _encode(self, rows: Sequence[TextRow]) -> list[EncodedText]:
-        return [encode_row(self.tokenizer, row, self.settings.max_length) for row in rows]
 
     def _say(self, texts: Sequence[EncodedText]) -> tuple[list[list[int]], list[str]]:
         """Greedy answers as tokens and as text."""

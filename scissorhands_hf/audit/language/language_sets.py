@@ -27,7 +27,7 @@ class AskedSet:
             With their answers.
         facts (`list[list[str]]`, *optional*):
             Wordings of what an answer must hold, where all rows have a `fact`.
-        others (`dict[str, list[TextRow]]`, *optional*):
+        others (`dict[str, list[EncodedText]]`, *optional*):
             The rows asked otherwise: "paraphrased", "translated".
         right (`list[EncodedText]`, *optional*):
             The right answers in other words, or as they are where there are none such; with `wrong`.
@@ -39,7 +39,7 @@ class AskedSet:
     rows: list[TextRow]
     encoded: list[EncodedText]
     facts: list[list[str]] | None = None
-    others: dict[str, list[TextRow]] = field(default_factory=dict)
+    others: dict[str, list[EncodedText]] = field(default_factory=dict)
     right: list[EncodedText] | None = None
     wrong: list[list[EncodedText]] | None = None
 
@@ -75,7 +75,8 @@ class AuditSets:
     def texts(self) -> list[EncodedText]:
         """Of all rows of all sets, as they are asked and answered."""
         asked = [self.forget, self.retain, *([self.holdout] if self.holdout else []), *self.utility.values()]
-        return [text for one in asked for text in one.encoded] + (self.general or [])
+        others = [text for texts in self.forget.others.values() for text in texts]
+        return [text for one in asked for text in one.encoded] + others + (self.general or [])
 
 
 def asked_set(
@@ -122,7 +123,7 @@ def asked_set(
                 replaced = {"question": f"{kind}_question"}
                 if kind == "translated" and _column(listed, "translated_answer"):
                     replaced["answer"] = "translated_answer"
-                found.others[kind] = [read_row(row, **replaced) for row in listed]
+                found.others[kind] = [encode_row(tokenizer, read_row(row, **replaced), max_length) for row in listed]
         if _column(listed, "perturbed_answer"):
             worded = {"answer": "paraphrased_answer"} if _column(listed, "paraphrased_answer") else {}
             found.right = [encode_row(tokenizer, read_row(row, **worded), max_length) for row in listed]
