@@ -8,8 +8,9 @@ from tiny_language import byte_tokenizer, encoded, pairs, tiny_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from scissorhands_hf.audit.language.relearning import relearned, split_for_relearning, weights_restored
+from scissorhands_hf.audit.language.relearning import relearned, split_for_relearning
 from scissorhands_hf.audit.language.rounded_weights import linear_weights, round_to_nearest, weights_rounded
+from scissorhands_hf.audit.untouched import weights_kept
 
 
 def state(model):
@@ -97,7 +98,7 @@ def test_small_steps_are_not_lost_in_bf16():
 def test_buffers_are_restored():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = state(model)
-    with weights_restored(model):
+    with weights_kept(model):
         model(torch.randn(4, 2))
         nn.init.ones_(model[0].weight)
     assert same(model, before)

@@ -40,7 +40,7 @@ def test_it_saves_table_plot_and_no_picture(tmp_path: Path, capsys: pytest.Captu
         ([MODEL, "--output", "out", "--judge", "j"], "--concept is missing"),
         ([MODEL, "--output", "out", "--concept", "dress"], "--judge is missing"),
         ([MODEL, "--concept", "dress", "--judge", "j"], "--output is missing"),
-        ([str(SPACE / "fashion_judge"), "--output", "out"], "holds no model_index.json"),
+        ([str(SPACE / "fashion_judge"), "--output", "out"], "--forget is missing"),  # no pipeline, so a language model
     ],
 )
 def test_what_is_missing_is_named_before_anything_is_loaded(words, message, tmp_path, monkeypatch, capsys):

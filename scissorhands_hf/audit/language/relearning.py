@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..untouched import weights_kept
 from .answer_scores import pad_batch
 from .text_rows import EncodedText
 
@@ -43,24 +44,6 @@ def split_for_relearning(count: int, taught: int | None, seed: int) -> tuple[lis
 
 
 @contextmanager
-def weights_restored(model: nn.Module) -> Iterator[None]:
-    """Whatever is done to weights, buffers, gradients and `requires_grad` inside, all are as before afterwards, bit for bit."""
-    parameters = list(model.parameters())
-    tensors = [*parameters, *model.buffers()]
-    kept = [tensor.detach().clone() for tensor in tensors]
-    states = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, before in zip(tensors, kept, strict=True):
-                tensor.copy_(before)
-        for parameter, (trainable, gradient) in zip(parameters, states, strict=True):
-            parameter.requires_grad_(trainable)
-            parameter.grad = gradient
-
-
-@contextmanager
 def relearned(
     model: nn.Module, texts: Sequence[EncodedText], steps: int, learning_rate: float, batch_size: int = 16
 ) -> Iterator[list[float]]:
@@ -82,7 +65,7 @@ def relearned(
     Yields:
         The loss before each step.
     """
-    with weights_restored(model):
+    with weights_kept(model):
         for parameter in model.parameters():
             parameter.grad = None
             if parameter.is_floating_point():
