@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 from scissorhands_hf.audit import PROBES, load_judge, probe_concept
 from scissorhands_hf.report import ProbeReport, ProbeScore
 from scissorhands_hf.report.intervals import wilson_interval
-from scissorhands_hf.report.markdown import table
+from scissorhands_hf.report.markdown import Safe, table
 from spaces_demo.judge import JUDGE_FOLDER, FashionJudge
 
 
@@ -159,9 +159,9 @@ def cell(entry: list[float] | None) -> str:
         return ""
     seen, images, *shares = entry
     if not images:
-        return f"{np.mean(shares):.1f}"
+        return Safe(f"{np.mean(shares):.1f}")
     low, high = wilson_interval(int(seen), int(images))
-    return f"{100 * seen / images:.1f} ({100 * low:.0f}–{100 * high:.0f}; {int(images)})"
+    return Safe(f"{100 * seen / images:.1f} ({100 * low:.0f}–{100 * high:.0f}; {int(images)})")
 
 
 def plot(output: Path, names: list[str], concept: str, seeds: list[int]) -> Path:
