@@ -106,10 +106,13 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load_split(folder: Path, split: str, without: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Grey pictures (N, 28, 28) and class numbers (N); `split` is "train" or "t10k", `without` leaves a class out."""
+    """Grey pictures (N, 28, 28) and class numbers (N); `split` is "train" or "t10k", `without` leaves a class out.
+
+    A colour is left out where pictures are tinted.
+    """
     pictures = torch.from_numpy(read_idx(folder / f"{split}-images-idx3-ubyte.gz").copy())
     labels = torch.from_numpy(read_idx(folder / f"{split}-labels-idx1-ubyte.gz").copy()).long()
-    if without is not None:
+    if without in CLASS_NAMES:
         kept = labels != CLASS_NAMES.index(without)
         pictures, labels = pictures[kept], labels[kept]
     return pictures, labels

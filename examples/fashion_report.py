@@ -241,16 +241,19 @@ def write_pipeline_card(folder: Path) -> None:
     wider = ", ".join(f"{noun} {share} %" for noun, share in measured["share_inside_super_category"].items())
     parts = ", ".join(f"{name} {count:,}" for name, count in measured["parameters"].items())
     title = "Fashion pipeline" if without is None else f"Fashion pipeline that never saw: {without}"
+    is_class = without in CLASS_NAMES
+    kind, seen_none = ("class", f"a {without}") if is_class else ("colour", f"anything {without}")
     purpose = (
         "It exists to be unlearned from: small enough to ship with the repository and to erase a concept from in\n"
         "seconds on a CPU, and yet a genuine `StableDiffusionPipeline` with objects and colours as concepts."
         if without is None
-        else f"The control: a pipeline trained in the same way, but without the class {without}. Pipelines that had\n"
-        f"it erased are compared with this one. Its text encoder and UNet never saw a {without}."
+        else f"The control: a pipeline trained in the same way, but without the {kind} {without}. Pipelines that had\n"
+        f"it erased are compared with this one. Its text encoder and UNet never saw {seen_none}."
     )
     wall, cpu = training["denoiser_wall_seconds"], training["denoiser_cpu_seconds"]
     course = f"{training['denoiser_steps']} steps of {training['batch_size']}, {wall} s wall, {cpu} s CPU on one thread"
-    data = "all ten classes" if without is None else f"nine classes (all but {without})"
+    data = f"nine classes (all but {without})" if is_class else "all ten classes"
+    inks = "one of six inks" if without is None or is_class else f"one of five inks (all but {without})"
     autoencoder = (
         f"{training['autoencoder_steps']} steps of 32 ({training['autoencoder_wall_seconds']} s)"
         if "autoencoder_steps" in training
@@ -264,9 +267,13 @@ def write_pipeline_card(folder: Path) -> None:
     rebuilt = f"{measured['autoencoder_mean_squared_error']} (pixels in [-1, 1])"
     recognised = f"the judge recognises {measured['object_accuracy_real_rebuilt']} %"
     dodged = ""
-    if without is not None:
+    if is_class:
         seen = ", ".join(f"{name} {share} %" for name, share in measured["judged_as_for_class_prompt"][without].items())
         dodged = f'\nAsked for "{make_prompt("a photo of {one}", without)}" it draws, by the judge: {seen}.\n'
+    elif without is not None:
+        dodged = (
+            f"\nPrompts that ask for {without} get it in {measured['colour_share_coloured'][without]} % of their pictures.\n"
+        )
     trained_on = " ".join(f'"{make_prompt(template, "dress", "red")}",' for template in TRAIN_TEMPLATES[3:6])
     (folder / "README.md").write_text(f"""---
 license: mit
@@ -293,7 +300,7 @@ pipeline("a photo of a red bag", num_inference_steps={steps}, guidance_scale={sc
 
 ## How it was made
 - Data: {training["training_images"]:,} training images of Fashion-MNIST (Zalando Research, MIT licence), {data},
-  each printed in one of six inks on white paper, 32x32 RGB.
+  each printed in {inks} on white paper, 32x32 RGB.
 - Captions: {len(TRAIN_TEMPLATES)} templates ({trained_on} ...) with class names, plurals,
   wider words ({", ".join(SUPER_CATEGORIES)}), colours alone, and the empty prompt.
 - Parameters: {parts}; {_megabytes(folder)} MB in half precision.

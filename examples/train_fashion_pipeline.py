@@ -6,8 +6,9 @@
 
 The first line trains the judge (unless its folder is there), the autoencoder, then text encoder and UNet together, on
 colourful Fashion-MNIST. The second trains a control that never saw a dress, in the same latent space; it has a tenth
-fewer pictures and takes a tenth fewer steps, so that it sees each of them as often. Each then draws pictures, has
-them judged, and writes its card from what was measured; `--measure-only` repeats only that last part.
+fewer pictures and takes a tenth fewer steps, so that it sees each of them as often. A colour can be left out as well
+(`--without red --steps 5417`). Each then draws pictures, has them judged, and writes its card from what was measured;
+`--measure-only` repeats only that last part.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pipeline")
     parser.add_argument("--judge", type=Path, default=REPOSITORY / "spaces_demo" / "fashion_judge",
                         help="folder of the judge; trained first where there is none")  # fmt: skip
-    parser.add_argument("--without", choices=CLASS_NAMES, help="class to leave out: trains the control")
+    parser.add_argument("--without", choices=CLASS_NAMES + COLOUR_NAMES, help="class or colour to leave out: a control")
     parser.add_argument("--autoencoder", type=Path, help="pipeline folder whose autoencoder to use, not train")
     parser.add_argument("--steps", type=int, default=6500, help="of text encoder and UNet")
     parser.add_argument("--autoencoder-steps", type=int, default=2500)
@@ -263,9 +264,13 @@ def new_pipeline(autoencoder: AutoencoderKL) -> StableDiffusionPipeline:
 
 
 @torch.no_grad()
-def encode_dataset(autoencoder: AutoencoderKL, pictures: torch.Tensor, copies: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents (copies, N, 4, 8, 8) and the colour (copies, N) of each: made once, since encoding costs most."""
-    colours = torch.randint(len(COLOUR_NAMES), (copies, len(pictures)))
+def encode_dataset(
+    autoencoder: AutoencoderKL, pictures: torch.Tensor, copies: int, without: str | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents (copies, N, 4, 8, 8) and the colour (copies, N) of each, none in the colour `without`: made once, since
+    encoding costs most."""
+    inks = torch.tensor([number for number, name in enumerate(COLOUR_NAMES) if name != without])
+    colours = inks[torch.randint(len(inks), (copies, len(pictures)))]
     latents = []
     for row in range(copies):
         batches = zip(pictures.split(256), colours[row].split(256), strict=True)
@@ -303,7 +308,7 @@ def train_denoiser(pipeline: StableDiffusionPipeline, arguments: argparse.Namesp
     losses_seen: list[float] = []
 
     def losses() -> Iterator[torch.Tensor]:
-        latents, colours = encode_dataset(pipeline.vae, pictures, arguments.tints_per_image)
+        latents, colours = encode_dataset(pipeline.vae, pictures, arguments.tints_per_image, arguments.without)
         timesteps = pipeline.scheduler.config.num_train_timesteps
         while True:
             copies = torch.randint(len(colours), (arguments.batch_size,))

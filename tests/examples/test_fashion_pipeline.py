@@ -160,3 +160,23 @@ def test_the_training_script_runs_from_end_to_end(tmp_path):
     assert "never saw" in (control / "README.md").read_text() and (full / "samples.png").exists()
     weights = [(folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in (full, control)]
     assert weights[0] == weights[1]
+    inkless = tmp_path / "inkless"
+    subprocess.run(
+        [*command, "--output", str(inkless), "--without", "red", "--autoencoder", str(full)], check=True, cwd=tmp_path
+    )
+    training = json.loads((inkless / "figures.json").read_text())["training"]
+    assert (training["training_images"], training["without"]) == (60, "red")
+    card = (inkless / "README.md").read_text()
+    assert "five inks (all but red)" in card and "all ten classes" in card
+
+
+def test_a_colour_that_is_left_out_is_in_no_training_picture(pipeline):
+    script = importlib.import_module("train_fashion_pipeline")
+    fashion_data = importlib.import_module("fashion_data")
+    grey = torch.zeros(40, 28, 28, dtype=torch.uint8)
+    with torch.no_grad():
+        _, colours = script.encode_dataset(pipeline.vae, grey, 3, without="red")
+        _, every = script.encode_dataset(pipeline.vae, grey, 3)
+    names = set(fashion_data.COLOUR_NAMES)
+    assert {fashion_data.COLOUR_NAMES[colour] for colour in colours.flatten().tolist()} == names - {"red"}
+    assert {fashion_data.COLOUR_NAMES[colour] for colour in every.flatten().tolist()} == names
