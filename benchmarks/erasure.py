@@ -48,6 +48,7 @@ from erasure_measure import (
     judge_features,
     load_pipeline,
     make_prompt,
+    probe,
     questions,
     real_images,
     relearn,
@@ -164,6 +165,15 @@ def closed_form_keep(concept: str) -> list[str]:
     return ["", *colours, *plain, *(make_prompt("a photo of {one}", noun, colour) for noun in nouns for colour in colours)]
 
 
+REMOVAL: dict[str, Any] = {"recipe": "removal"}
+
+
+def remove_with_random_mask(pipe: StableDiffusionPipeline, concept: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
+    """The recipe "removal" with as many weights cut, by chance."""
+    with random_mask(seed):
+        return erase_ours(**REMOVAL)(pipe, concept, seed, extra)
+
+
 METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "original": None,
     "control": None,  # never saw the concept; dress only
@@ -177,6 +187,13 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
         forget_objective="negative_guidance", learning_rate=3e-4, sharpness_radius=0.05, memory_every=5
     ),
     "ours-real-data": erase_with_real_data,
+    "removal": erase_ours(**REMOVAL),
+    "removal-no-trim": erase_ours(**REMOVAL, trim_ratio=0.0),
+    "removal-random-mask": remove_with_random_mask,
+    "removal-no-projection": erase_ours(**REMOVAL, projection=False),
+    "removal-no-adversary": erase_ours(**REMOVAL, adversarial_states=0),
+    "removal-constant-strength": erase_ours(**REMOVAL, removal_strength=1.0),
+    "removal-no-neighbours": erase_ours(**REMOVAL, neighbours=0),
     "esd-x": erase_by_negative_guidance("x"),
     "esd-u": erase_by_negative_guidance("u"),
     "uce": erase_by_closed_form(None),
@@ -187,7 +204,9 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
 # ---- One run ----
 
 
-def run(method: str, concept: str, seed: int, count: int, output: Path, extra: dict[str, Any]) -> dict[str, Any]:
+def run(
+    method: str, concept: str, seed: int, count: int, output: Path, extra: dict[str, Any], probe_images: int
+) -> dict[str, Any]:
     """Erase, measure, relearn."""
     pipe = load_pipeline(CONTROL if method == "control" else PIPELINE)
     result: dict[str, Any] = {"method": method, "concept": concept, "seed": seed, "images_per_prompt": count, **SAMPLING}
@@ -200,6 +219,7 @@ def run(method: str, concept: str, seed: int, count: int, output: Path, extra: d
         result |= {**cost, "extra_settings": extra, "erasure": account}
     pipe.unet.eval()
     result |= measure(pipe, concept, seed, count, output / "original_pictures")
+    result["probes"] = probe(pipe, concept, seed, probe_images)
     if method != "original":
         result["relearning"] = relearn(pipe, concept, seed, count)
     return result
@@ -269,6 +289,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=50, help="pictures for each prompt")
+    parser.add_argument("--probe-images", type=int, default=100, help="pictures for each share of the probes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON with further settings of the method")
     parser.add_argument("--label", default="", help="ending of the method's name in the results, to tell --settings apart")
@@ -316,7 +337,7 @@ def main() -> None:
             if not mine or target.exists():
                 continue
             try:
-                result = run(method, concept, seed, options.images, options.output, options.settings)
+                result = run(method, concept, seed, options.images, options.output, options.settings, options.probe_images)
             except Exception:  # the other runs are worth having
                 failures += 1
                 tqdm.write(f"{target.name} failed:\n{traceback.format_exc()}")

@@ -38,7 +38,7 @@ from fashion_data import (  # noqa: E402
     tint,
 )
 
-from scissorhands_hf.audit import draw_pictures  # noqa: E402
+from scissorhands_hf.audit import draw_pictures, probe_concept  # noqa: E402
 from spaces_demo.judge import FashionJudge, load_judge, to_tensor  # noqa: E402
 
 
@@ -54,6 +54,7 @@ RELEARN_IMAGES = 50
 RELEARN_BATCH = 16
 RELEARN_RATE = 1e-4
 HELD_OUT_IMAGES = 2000
+PROBES_OF_REMOVAL = ("wider", "empty", "token", "states", "img2img")  # words and paraphrases are asked here
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,28 @@ def held_out_loss(pipe: StableDiffusionPipeline, images: RealImages, seed: int =
     generator = torch.Generator().manual_seed(seed)
     parts = zip(latents.split(100), states.split(100), strict=True)
     return sum(denoising_loss(pipe, *part, generator).item() * len(part[0]) for part in parts) / len(latents)
+
+
+def probe(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int) -> dict[str, float]:
+    """Shares of the concept under the attacks of [`~scissorhands_hf.audit.probe_concept`], by probe and setting, in percent.
+
+    The attacker has RELEARN_IMAGES real images of the concept. Wider words are those of the captions of training.
+    """
+    wider = {"sneaker": ["footwear", "shoe"]}.get(concept, ["clothing", "something"])
+    report = probe_concept(
+        pipe,
+        concept,
+        judge=FashionJudge(),
+        pictures=real_images("train", RELEARN_IMAGES, seed, only=concept).pictures(),
+        count=count,
+        seed=seed,
+        sampling=SAMPLING,
+        prompts={"wider": wider},
+        concept_type="attribute" if concept in COLOUR_NAMES else "object",
+        probes=PROBES_OF_REMOVAL,
+        batch_size=50,
+    )
+    return {f"{score.probe} {score.setting}".strip(): score.share for score in report.scores}
 
 
 def relearn(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int) -> dict[str, object]:

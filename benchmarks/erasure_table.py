@@ -18,6 +18,7 @@ BACK = 50.0  # percent: a concept counts as back when half of the pictures asked
 ORDER = (
     "original",
     "control",
+    "removal",
     "ours",
     "ours-trim",
     "ours-random-mask",
@@ -102,9 +103,27 @@ def print_tables(folder: Path, concepts: Sequence[str]) -> None:
         members = {name: some for name, some in members.items() if some}
         if members:
             print(f"## {concept}\n\n" + table(heads, [row(name, some) for name, some in members.items()]) + "\n")
+            print(probes_table(members) + "\n")
             print(relearning_table(members) + "\n")
     print("## Relearning, all concepts\n\n" + relearning_table(runs, methods))
     print(f"\n![Relearning curves]({draw_relearning(folder, concepts, runs, methods).name})")
+
+
+def probes_table(runs: dict[str, list[Result]]) -> str:
+    """Shares of the concept under each attack of `probe_concept`, and CPU-seconds of the erasure."""
+    probed = {name: [r for r in members if "probes" in r] for name, members in runs.items()}
+    probed = {name: members for name, members in probed.items() if members}
+    if not probed:
+        return "No probe was run."
+    settings = list(dict.fromkeys(key for members in probed.values() for result in members for key in result["probes"]))
+    rows = []
+    for name, members in probed.items():
+        shares = [spread([result["probes"][key] for result in members if key in result["probes"]]) for key in settings]
+        cost = spread([result["cpu_seconds"] for result in members if "cpu_seconds" in result])
+        words = spread([mean_share(result, "concept") for result in members])
+        paraphrases = spread([mean_share(result, "paraphrase") for result in members])
+        rows.append([name, str(len(members)), words, paraphrases, *shares, cost])
+    return table(["method", "runs", "words", "paraphrases", *settings, "CPU-s"], rows)
 
 
 def relearning_table(runs: dict[str, list[Result]], methods: Iterable[str] | None = None) -> str:

@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..report import ConceptErasureReport
 from ..trainer.checkpoints import library_versions
 from ..trainer.run_progress import Reporter
 from ..trainer.stage_callback import StageCallback
+from .adversarial_states import AdversarialStates
 from .erasure_trainer import ConceptErasureTrainer
 from .guard import in_float32, only_denoiser_on_device, original_state, plain_torch, warn_of_shared_parts
 from .material import Examples, Material, gather_material, make_examples
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 # share of the distance between two seeds.
 MOST_POINTS_LOST = 5.0
 MOST_KEPT_CHANGE = 1.0
+# A run that does less than that share of what its objective asks for is a warning.
+LEAST_CHANGE = 0.1
 
 
 @plain_torch()
@@ -125,13 +129,14 @@ def erase_concept(
     denoiser = request.family.denoiser
     warnings = [*request.warnings, *warn_of_shared_parts(pipe, denoiser)]
     before = _draw_report(request, reporter, last=False)
-    with original_state(denoiser):
+    with original_state(denoiser) as moved:
         material = gather_material(request, reporter)
         with only_denoiser_on_device(pipe, denoiser), in_float32(denoiser):
             marked = time.perf_counter()
             examples = make_examples(request, material, reporter)
             targets = time.perf_counter() - marked
-            report = _train(request, examples, material, reporter)
+            report, change = _train(request, examples, material, reporter)
+            _say_what_changed(report, change, moved())
         report.seconds |= {"pictures": material.seconds, "targets": targets}
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
         after = _draw_report(request, reporter, last=True)
@@ -140,24 +145,54 @@ def erase_concept(
     return report
 
 
-def _train(request: ErasureRequest, examples: Examples, material: Material, reporter: Reporter) -> ConceptErasureReport:
+def _train(
+    request: ErasureRequest, examples: Examples, material: Material, reporter: Reporter
+) -> tuple[ConceptErasureReport, float]:
+    """The report, and [`ConceptErasureTrainer.change`]."""
     family, args = request.family, request.args
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         # Checkpoints of the best step: local, temporary and without the optimizer.
         args.output_dir = str(Path(folder))
         callbacks = [StageCallback(reporter.tell)]
-        trainer = ConceptErasureTrainer(family, args, *examples, material.table, callbacks, material.edit)
+        adversary = None
+        if args.forget_objective == "removal" and args.adversarial_states:
+            adversary = AdversarialStates(material.table, _first_attacks(request))
+        trainer = ConceptErasureTrainer(family, args, *examples, material.table, callbacks, material.edit, adversary)
         trainer.measure_references()
         trainer.train()
-        plain = trainer.report()
-    return ConceptErasureReport(
+        plain, change = trainer.report(), trainer.change()
+    report = ConceptErasureReport(
         edit={} if material.edit is None else material.edit.summary(),
         settings=plain.settings,
         trim=plain.trim,
         history=plain.history,
         seconds=plain.seconds,
         versions=plain.versions,
+        notes=plain.notes,
     )
+    return report, change
+
+
+def _say_what_changed(report: ConceptErasureReport, change: float, moved: float) -> None:
+    """A note of how much the run did to the weights, and a warning if that was almost nothing."""
+    cut = report.trim.get("trimmed", 0)
+    done = f"{cut:,} weights were re-initialised, and all together moved by {100 * moved:.2g} % of their norm."
+    report.notes.append(done[0].upper() + done[1:])
+    if abs(change) < LEAST_CHANGE:
+        report.warnings.append(
+            f"The run hardly changed what the denoiser says of the concept ({100 * change:.1f} % of what was asked): {done} "
+            "These settings may be another model's: raise learning_rate, max_steps or trim_ratio, or take no recipe."
+        )
+        logger.warning(report.warnings[-1])
+
+
+def _first_attacks(request: ErasureRequest) -> list[str]:
+    """What adversarial states begin as: prompts of the concepts, and of what is kept, in turn."""
+    prompts, count = request.prompts, request.args.adversarial_states
+    asking = [text for column in zip_longest(*prompts.asking.values()) for text in column if text is not None]
+    kept = list(dict.fromkeys(["", *prompts.retain])) if request.retain_images is None else [""]
+    starts = [text for pair in zip(asking, cycle(kept), strict=False) for text in pair]
+    return [starts[number % len(starts)] for number in range(count)]
 
 
 def _draw_report(request: ErasureRequest, reporter: Reporter, last: bool) -> dict[str, list[Any]]:
@@ -188,7 +223,8 @@ def _complete(
         report.edit["instead"] = [request.prompts.instead[name] for name in report.concepts]
     report.edit["types"] = [request.prompts.types[name].kind for name in report.concepts]
     report.notes += request.notes
-    report.warnings = list(warnings)
+    report.warnings = [*warnings, *report.warnings]
+    told = len(report.warnings)
     if before:
         asked = [AuditPrompt(*row) for row in request.prompts.report]
         report.prompts = compare_pictures(asked, before, after, request.judge)
@@ -219,5 +255,5 @@ def _complete(
             report.warnings.append(
                 f"Pictures of the kept prompt {score.prompt!r} moved further than to another seed ({score.change:.2f})."
             )
-    for text in report.warnings[len(warnings) :]:
+    for text in report.warnings[told:]:
         logger.warning(text)

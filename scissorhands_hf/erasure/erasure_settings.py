@@ -40,6 +40,20 @@ class ErasureSettings:
             κ ≥ 0: weight of the prompts to keep against those to edit.
         closed_form_ridge (`float`, *optional*, defaults to 1e-4):
             λ > 0, in units of the inputs' mean square: holds what no prompt asks for.
+        removal_cap (`float`, *optional*, defaults to 3):
+            Of the objective `"removal"`: the most that the strength η = γ/(1 − γ) of the negative guidance may be, ≥ 0.
+        removal_strength (`float`, *optional*):
+            A constant η ≥ 0 in its place, as in ESD. Default: by how sure the model is of the concept, picture by picture.
+        empty_prompt_share (`float`, *optional*, defaults to 0.25):
+            Of the objective `"removal"`: share of the noisy examples, in [0, 1], that are asked for without words.
+        neighbours (`int`, *optional*, defaults to 4):
+            Of the objective `"removal"`: how many of the everyday things or looks that are nearest the concept to the model
+            half of the kept pictures are of, ≥ 0, beside those in `keep`.
+        adversarial_states (`int`, *optional*, defaults to 4):
+            Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which half of the
+            forget examples are then asked for.
+        adversarial_every, adversarial_steps (`int`, *optional*, defaults to 20 and 8):
+            They are renewed at every n-th step of repair, by so many steps of Adam.
         redirect_teacher (`str`, *optional*, defaults to `"frozen"`):
             Whose prediction for the anchor's prompt the objective `"redirect"` follows: the frozen original's, or that of the
             model in training (`"live"`, as in the reference).
@@ -70,6 +84,15 @@ class ErasureSettings:
     closed_form_overshoot: float = field(default=1.0, metadata={"help": "α >= 0 of 'closed_form'."})
     closed_form_keep_weight: float = field(default=20.0, metadata={"help": "κ >= 0, weight of what is kept."})
     closed_form_ridge: float = field(default=1e-4, metadata={"help": "λ > 0, holds what no prompt asks for."})
+    removal_cap: float = field(default=3.0, metadata={"help": "The most that η of 'removal' may be, >= 0."})
+    removal_strength: float | None = field(
+        default=None, metadata={"help": "A constant η >= 0 of 'removal'. Default: by how sure the model is."}
+    )
+    empty_prompt_share: float = field(default=0.25, metadata={"help": "Of 'removal': share of examples without words."})
+    neighbours: int = field(default=4, metadata={"help": "Of 'removal': nearest things that half of what is kept is of."})
+    adversarial_states: int = field(default=4, metadata={"help": "Of 'removal': text states that bring the concept back."})
+    adversarial_every: int = field(default=20, metadata={"help": "Renew them at every n-th step."})
+    adversarial_steps: int = field(default=8, metadata={"help": "Steps of Adam at each renewal."})
     redirect_teacher: str = field(
         default="frozen",
         metadata={"help": "Whom 'redirect' follows: 'frozen' or 'live'.", "choices": ("frozen", "live")},
@@ -87,7 +110,7 @@ class ErasureSettings:
     def check_erasure_settings(self) -> None:
         """Raise ValueError, naming the field and its value, for the first choice or number that is out of range."""
         require_choices(self, ErasureSettings)
-        require_count(self, "retain_pictures", "evaluations", "max_steps")
+        require_count(self, "retain_pictures", "evaluations", "max_steps", "adversarial_every", "adversarial_steps")
         if self.pictures_per_concept is not None:
             require_count(self, "pictures_per_concept")
         require_not_negative(
@@ -97,7 +120,14 @@ class ErasureSettings:
             "picture_guidance",
             "closed_form_overshoot",
             "closed_form_keep_weight",
+            "removal_cap",
+            "neighbours",
+            "adversarial_states",
         )
+        if self.removal_strength is not None:
+            require_not_negative(self, "removal_strength")
+        share = self.empty_prompt_share
+        require(self, "empty_prompt_share", 0 <= share <= 1, "must lie in [0, 1], as 0.25")
         ridge, patience = self.closed_form_ridge, self.patience
         require(self, "closed_form_ridge", math.isfinite(ridge) and ridge > 0, "must be a number > 0")
         require(self, "damage_limit", self.damage_limit > 0, "must be > 0, as 0.05")

@@ -1,5 +1,6 @@
 """The diffusion door's trainer: the same loop as ever, on a denoiser whose loss is computed from noisy pictures."""
 
+import time
 from typing import Any
 
 import torch
@@ -7,10 +8,12 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
+from ..core import evaluation_mode
 from ..report.unlearning_report import UnlearningReport
 from ..trainer.ceilings import Ceiling
-from ..trainer.paired_batches import FORGET
+from ..trainer.paired_batches import FORGET, RETAIN, is_pair
 from ..trainer.scissorhands_trainer import ScissorhandsTrainer
+from .adversarial_states import AdversarialStates
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, collate, mean_squared_error
@@ -19,6 +22,7 @@ from .text_edit import TextEdit
 
 
 TRADEOFF = "tradeoff"
+MEMORY_EXAMPLES = 64
 
 
 class ConceptErasureTrainer(ScissorhandsTrainer):
@@ -42,6 +46,8 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             Encoded prompts, of which examples name rows; holds the empty prompt.
         edit (`TextEdit`, *optional*):
             Of text layers, with which repair begins.
+        adversary (`AdversarialStates`, *optional*):
+            Text states that bring the concept back: half of the forget examples of repair are asked for under them.
     """
 
     supported_objectives = OBJECTIVES
@@ -61,8 +67,9 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         table: PromptTable,
         callbacks: list[TrainerCallback],
         edit: TextEdit | None = None,
+        adversary: AdversarialStates | None = None,
     ):
-        self.family, self.table, self.edit = family, table, edit
+        self.family, self.table, self.edit, self.adversary = family, table, edit, adversary
         self.retain_reference = self.forget_reference = 1.0
         super().__init__(
             model=family.denoiser,
@@ -83,7 +90,70 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             self.edit.apply()
         return report
 
+    @property
+    def memory_batch_size(self) -> int:
+        """Of noisy pictures a step's batch is mostly noise: the gradients of two batches of 16 differ more than they agree."""
+        if self.args.forget_objective != "removal":
+            return super().memory_batch_size
+        return min(max(self.forget_batch_size, MEMORY_EXAMPLES), len(self.forget_dataset))
+
+    # ---- The adversary ----
+
+    def begin_step(self) -> None:
+        """As ever, and the adversary's turn where it is."""
+        super().begin_step()
+        if self.adversary is not None and self.state.global_step % self.args.adversarial_every == 0:
+            self.renew_adversary()
+
+    def renew_adversary(self) -> None:
+        """Let the adversary's states bring the concept back from the model as it stands."""
+        started = time.perf_counter()
+        count = len(self.adversary.rows)
+        each = max(1, self.forget_batch_size // count)
+        generator = self._generator(1)
+
+        def denoising_loss(states: dict[str, Tensor], step: int) -> Tensor:
+            chosen = torch.randint(len(self.forget_dataset), (count * each,), generator=generator).tolist()
+            batch = send_to_device(collate([self.forget_dataset[index] for index in chosen]), self.args.device)
+            conditioning = {name: value.repeat_interleave(each, 0) for name, value in states.items()}
+            with self.compute_loss_context_manager():
+                prediction = self.family.predict(self.model, batch["noisy"], batch["timesteps"], conditioning)
+            # The mean over each state's pictures, so that a state's steps do not depend on how many there are.
+            return count * mean_squared_error(prediction, batch["denoising_target"])
+
+        with evaluation_mode(self.model):
+            loss = self.adversary.renew(denoising_loss, self.args.adversarial_steps)
+        self._log_window.add("adversarial_loss", loss / count)
+        self.record.add_seconds("adversary", time.perf_counter() - started)
+
+    def _under_attack(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The forget batch with every other example asked for under one of the adversary's states."""
+        rows = self.adversary.rows.to(batch["prompt"].device)
+        prompt = batch["prompt"].clone()
+        attacked = prompt[::2]
+        chosen = torch.randint(len(rows), attacked.shape, generator=self._generator(2))
+        prompt[::2] = rows[chosen.to(rows.device)]
+        return {**batch, "prompt": prompt}
+
+    def _generator(self, purpose: int) -> torch.Generator:
+        """A function of the seed, the process and the step."""
+        seed = (self.data_seed * 1_000_003 + self.state.global_step) * 64 + self.args.process_index % 16 * 4 + purpose
+        return torch.Generator().manual_seed(seed)
+
     # ---- Losses ----
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Of a pair both halves at once, which a small denoiser does in two thirds of the time."""
+        if is_pair(inputs) and FORGET in inputs and self.adversary is not None:
+            inputs = {**inputs, FORGET: self._under_attack(inputs[FORGET])}
+        if is_pair(inputs) and {RETAIN, FORGET} <= set(inputs) and self.args.forget_objective == "removal":
+            halves = [inputs[RETAIN], inputs[FORGET]]
+            whole = {name: torch.cat([half[name] for half in halves]) for name in ("noisy", "timesteps", "prompt")}
+            parts = self._predict(model, whole, whole["prompt"]).split([len(half["noisy"]) for half in halves])
+            inputs = {
+                part: {**half, "prediction": own} for part, half, own in zip((RETAIN, FORGET), halves, parts, strict=True)
+            }
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _predict(self, model: nn.Module, batch: dict[str, Tensor], rows: Tensor) -> Tensor:
         return self.family.predict(model, batch["noisy"], batch["timesteps"], self.table[rows])
@@ -96,7 +166,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         num_items_in_batch: int | None = None,  # pictures have no labels to count
     ) -> Any:
         """Mean squared error to the batch's `target` (retain) in the model's prediction type."""
-        prediction = self._predict(model, batch, batch["prompt"])
+        prediction = batch["prediction"] if "prediction" in batch else self._predict(model, batch, batch["prompt"])
         loss = mean_squared_error(prediction, batch["target"])
         return (loss, {"prediction": prediction}) if return_outputs else loss
 
@@ -183,6 +253,13 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         if self.args.retain_objective == "data":
             return retain_loss / self.retain_reference - 1
         return retain_loss / self.retain_reference
+
+    def change(self) -> float:
+        """How much of the way to the forget target the model has gone, 1 for all of it; of ascent, by what share the loss has
+        risen. Below 0 it went the other way."""
+        with torch.no_grad(), evaluation_mode(self.model):
+            left = self._mean_loss(self.eval_dataset["forget"], "target") / max(self.forget_reference, 1e-12)
+        return left - 1 if self.args.forget_objective == "ascent" else 1 - left
 
     # ---- What belongs to models of transformers alone ----
 

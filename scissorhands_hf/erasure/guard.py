@@ -2,9 +2,11 @@
 
 import gc
 import logging
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,11 @@ def warn_of_shared_parts(pipe: Any, denoiser: nn.Module) -> list[str]:
 
 
 @contextmanager
-def original_state(denoiser: nn.Module) -> Iterator[None]:
-    """Run a block that changes the denoiser's weights: all else is as before afterwards, and after an error they are, too."""
+def original_state(denoiser: nn.Module) -> Iterator[Callable[[], float]]:
+    """Run a block that changes the denoiser's weights: all else is as before afterwards, and after an error they are, too. It
+    gets a function that says how far the weights have moved by then, see [`weights_back_after_failure`]."""
     with (
-        weights_back_after_failure(denoiser),
+        weights_back_after_failure(denoiser) as moved,
         memory_layout_kept(denoiser),
         random_states_kept([denoiser.device]),  # Trainer seeds all global generators
         training_modes_kept(denoiser),
@@ -54,21 +57,21 @@ def original_state(denoiser: nn.Module) -> Iterator[None]:
         attributes_kept(denoiser),
         device_kept(denoiser),
     ):
-        yield
+        yield moved
 
 
 @contextmanager
-def weights_back_after_failure(module: nn.Module) -> Iterator[None]:
+def weights_back_after_failure(module: nn.Module) -> Iterator[Callable[[], float]]:
     """When the block raises anything, Ctrl-C included, the weights are put back exactly.
 
     They are kept on disk, in a folder that only this user can read and that is removed at the end, so no second copy lies in
-    memory.
+    memory. The block gets a function that tells by what share of their norm they have moved from there.
     """
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         backup = Path(folder) / "original.safetensors"
         safetensors.torch.save_file({name: value.contiguous() for name, value in module.state_dict().items()}, backup)
         try:
-            yield
+            yield partial(_distance, module, backup)
         except BaseException:
             _restore_weights(module, backup)
             raise
@@ -176,6 +179,18 @@ def _cast(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
     for name, value in _floating(module):
         if value.dtype != dtypes[name]:
             value.data = value.data.to(dtypes[name])
+
+
+@torch.no_grad()
+def _distance(module: nn.Module, backup: Path) -> float:
+    """‖θ − θ₀‖ / ‖θ₀‖, tensor by tensor, so that no second copy lies in memory."""
+    way = size = 0.0
+    with safe_open(backup, framework="pt") as file:
+        for name, value in _floating(module):
+            original = file.get_tensor(name).float()
+            way += (value.detach().cpu().float() - original).square().sum(dtype=torch.float64).item()
+            size += original.square().sum(dtype=torch.float64).item()
+    return math.sqrt(way / size) if size else 0.0
 
 
 @torch.no_grad()

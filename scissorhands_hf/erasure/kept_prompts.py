@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from .compounds import clear_of, parts_of, variants_of
@@ -22,6 +22,7 @@ from .words import (
 
 MOST_TEXTS = 800
 MOST_NEAR = 16  # parts and variants of compounds that pictures are drawn of
+LOOKS_COMPARED_ON = 4  # things
 EMPTY_SHARE = 0.15  # of the retain prompts: guidance leans on what the model draws without words
 
 
@@ -45,6 +46,8 @@ class KeptWords:
             Concepts of earlier runs, which are kept as the model draws them now.
         subjects, looks (`list[str]`):
             Everyday things, and looks, that the tokenizer knows.
+        neighbours (`list[str]`, *optional*):
+            Those of them that are nearest the concepts to the model, and suffer first.
     """
 
     concepts: list[str]
@@ -55,6 +58,7 @@ class KeptWords:
     erased_before: list[str]
     subjects: list[str]
     looks: list[str]
+    neighbours: list[str] = field(default_factory=list)
 
     @classmethod
     def beside(
@@ -106,13 +110,29 @@ class KeptWords:
 
     @property
     def wanted(self) -> list[str]:
-        """What half of the pictures to keep are of: the user's neighbours, the anchor, and what compounds are made of."""
-        return list(dict.fromkeys([*self.named, *([self.anchor] if self.anchor else []), *self.near]))
+        """What half of the pictures to keep are of: neighbours, the anchor, and what compounds are made of."""
+        return list(dict.fromkeys([*self.named, *([self.anchor] if self.anchor else []), *self.near, *self.neighbours]))
 
     @property
     def near(self) -> list[str]:
         """Of what compounds are made of, and what shares all words with one but one, the first ones."""
         return [*self.parts, *self.variants][:MOST_NEAR]
+
+
+def nearest(concept: str, is_look: bool, kept: KeptWords, distance: Callable[[str, str], float], count: int) -> list[str]:
+    """The `count` everyday things, or looks, whose pictures the model begins most as it begins the concept's, nearest first.
+
+    Looks are compared on things that have them.
+    """
+    if not is_look:
+        return sorted(kept.subjects, key=lambda thing: distance(photo(concept), photo(thing)))[:count]
+    things = kept.subjects[:LOOKS_COMPARED_ON]
+
+    def apart(look: str) -> float:
+        pairs = [(photo(f"{concept} {thing}"), photo(f"{look} {thing}")) for thing in things]
+        return sum(distance(*pair) for pair in pairs) or distance(concept, look)
+
+    return sorted(kept.looks, key=apart)[:count]
 
 
 def _in_turn(*rows: Sequence[str]) -> list[str]:
@@ -138,7 +158,8 @@ def retain_prompts(kept: KeptWords, count: int, known_words: KnownWords, chance:
             retain.append("")
             continue
         name = pool[(number // 2) % len(pool)] if pool is wanted else chance.choice(pool)
-        if pool is subjects and looks and chance.random() < 0.5:
+        plain = pool is subjects or (name in kept.neighbours and name in subjects)
+        if plain and looks and chance.random() < 0.5:
             looking = f"{chance.choice(looks)} {name}"
             name = looking if kept.clear(looking) else name
         bearers = [thing for thing in subjects if kept.clear(f"{name} {thing}")] if is_look(name) else []

@@ -15,8 +15,9 @@ from ..audit.pictures import read_pictures
 from ..trainer.run_progress import Reporter
 from .erasure_config import ConceptErasureConfig
 from .families import Family
-from .noisy_examples import NoisyExamples, PromptTable, precompute_targets
-from .objectives import negative_guidance
+from .noisy_examples import NoisyExamples, PromptTable, picture_batch, precompute_targets
+from .objectives import negative_guidance, without_concept
+from .recognition import Recognition
 from .request import ErasureRequest
 from .text_edit import TextEdit
 
@@ -105,6 +106,11 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
         ValueError: the denoiser's predictions are not finite.
     """
     family, args, prompts = request.family, request.args, request.prompts
+    recognition = None
+    if args.forget_objective == "removal":
+        recognition = Recognition.of(request, material)
+        material = recognition.kept_alone(material)
+    empty_share = 0.0 if recognition is None else args.empty_prompt_share
     anchor_of = dict(zip(prompts.forget, prompts.anchors, strict=True))
     rows, noise = material.table.rows, family.noise_process()
     per_epoch = -(-args.max_steps // int(args.num_train_epochs)) * args.gradient_accumulation_steps * args.world_size
@@ -112,7 +118,7 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     def examples(latents: Tensor, texts: list[str], count: int, number: int) -> NoisyExamples:
         own = torch.tensor([rows[text] for text in texts])
         anchors = torch.tensor([rows[anchor_of.get(text, "")] for text in texts])
-        return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number)
+        return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number, empty_share, rows[""])
 
     retain_set = material.retain_latents, material.retain_texts
     if args.retain_objective == "distillation" and prompts.near:
@@ -122,7 +128,7 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2)
     retain_eval = examples(*retain_set, EVALUATION_EXAMPLES, 3)
     forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
-    _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter, prompts.compounds)
+    _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter, prompts.compounds, recognition)
     return retain, forget, retain_eval, forget_eval
 
 
@@ -163,6 +169,7 @@ def _fix_targets(
     forget: tuple[NoisyExamples, NoisyExamples],
     reporter: Reporter,
     compounds: list[str],
+    recognition: Recognition | None,
 ) -> None:
     """By the objectives; what keeps its denoising target needs no pass of the original."""
     table = material.table
@@ -183,10 +190,18 @@ def _fix_targets(
         empty = torch.full_like(batch["prompt"], table.rows[""])
         return negative_guidance(predict(batch, batch["prompt"]), predict(batch, empty), args.negative_guidance_strength)
 
+    def removed(batch: dict[str, Tensor]) -> Tensor:
+        empty = predict(batch, torch.full_like(batch["prompt"], table.rows[""]))
+        return without_concept(predict(batch, batch["words"]), empty, recognition.odds(batch))
+
+    def kept(batch: dict[str, Tensor]) -> Tensor:
+        return recognition.kept_target(batch, predict)
+
     jobs = []
     if args.retain_objective == "distillation":
-        jobs += [(examples, distilled) for examples in retain]
-    rule = {"redirect": redirected, "negative_guidance": negated, "closed_form": distilled}.get(args.forget_objective)
+        jobs += [(examples, distilled if recognition is None else kept) for examples in retain]
+    rules = {"redirect": redirected, "negative_guidance": negated, "closed_form": distilled, "removal": removed}
+    rule = rules.get(args.forget_objective)
     if rule is not None:
         jobs += [(examples, rule) for examples in forget]
     total, done = sum(len(examples) for examples, _ in jobs), 0
@@ -226,8 +241,3 @@ def _lead_apart(
         )
         own = own.view(-1, *[1] * (edited.ndim - 1)).to(edited.device)
         examples.targets = torch.where(own, examples.targets, edited)
-
-
-def picture_batch(latents: Tensor) -> int:
-    """Noisy pictures predicted at once: many of a tiny model's, few of a large one's (2^18 latent values in all)."""
-    return max(1, min(128, 2**18 // latents[0].numel()))

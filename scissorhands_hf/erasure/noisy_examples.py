@@ -28,6 +28,18 @@ class PromptTable:
             {name: torch.cat([part[name] for part in parts]) for name in parts[0]},
         )
 
+    def add(self, rows: Sequence[int]) -> Tensor:
+        """Copies of some rows as new ones, which are no prompt's; their numbers, int64 (len(rows),)."""
+        size = len(next(iter(self.conditioning.values())))
+        for name, value in self.conditioning.items():
+            self.conditioning[name] = torch.cat([value, value[list(rows)]])
+        return torch.arange(size, size + len(rows))
+
+    def replace(self, rows: Tensor, conditioning: dict[str, Tensor]) -> None:
+        """Other values for the rows, int64 (n,): n for each tensor of `conditioning`."""
+        for name, value in conditioning.items():
+            self.conditioning[name][rows.to(value.device)] = value.to(self.conditioning[name])
+
     def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
         """Conditioning of the prompts in `rows`, int64 (n,)."""
         return {name: value[rows.to(value.device)] for name, value in self.conditioning.items()}
@@ -38,7 +50,8 @@ class NoisyExamples(Dataset):
     `count` noisy versions of some pictures, made when asked for: kept are which picture, which timestep, and a seed.
 
     An item is a dict: `noisy` (*latent shape), `timesteps` (), `prompt` and `anchor` (rows of the prompt table, int64),
-    `denoising_target` and `target` (*latent shape): what the denoiser was trained to say, and what it is to say now.
+    `denoising_target` and `target` (*latent shape): what the denoiser was trained to say, and what it is to say now; `picture`:
+    which one it is of, and `words`: the row of its own prompt, for which `prompt` may be the empty one.
 
     Args:
         latents (`Tensor`):
@@ -53,15 +66,32 @@ class NoisyExamples(Dataset):
             Of examples, >= 1.
         seed (`int`):
             Of pictures, timesteps and noise.
+        empty_share (`float`, *optional*, defaults to 0):
+            Of the examples, in [0, 1], that are asked for by row `empty` in the place of their prompt.
+        empty (`int`, *optional*, defaults to 0):
+            The empty prompt's row.
     """
 
-    def __init__(self, latents: Tensor, prompts: Tensor, anchors: Tensor, noise: NoiseProcess, count: int, seed: int):
+    def __init__(
+        self,
+        latents: Tensor,
+        prompts: Tensor,
+        anchors: Tensor,
+        noise: NoiseProcess,
+        count: int,
+        seed: int,
+        empty_share: float = 0.0,
+        empty: int = 0,
+    ):
         generator = torch.Generator().manual_seed(seed)
         self.latents, self.prompts, self.anchors, self.noise_process, self.seed = latents, prompts, anchors, noise, seed
         # Every picture once before any comes twice.
         rounds = [torch.randperm(len(latents), generator=generator) for _ in range(-(-count // len(latents)))]
         self.pictures = torch.cat(rounds)[:count]
         self.timesteps = noise.sample_timesteps(count, generator)
+        self.asked = prompts[self.pictures]
+        if empty_share:
+            self.asked[torch.rand(count, generator=generator) < empty_share] = empty
         self.targets: Tensor | None = None
 
     def __len__(self) -> int:
@@ -77,7 +107,9 @@ class NoisyExamples(Dataset):
         return {
             "noisy": self.noise_process.add_noise(latents, noise, timesteps)[0],
             "timesteps": timesteps[0],
-            "prompt": self.prompts[picture],
+            "prompt": self.asked[index],
+            "words": self.prompts[picture],
+            "picture": self.pictures[index],
             "anchor": self.anchors[picture],
             "denoising_target": truth,
             "target": truth if self.targets is None else self.targets[index],
@@ -128,3 +160,8 @@ def precompute_targets(
 def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """In float32, whatever the denoiser computed in."""
     return nn.functional.mse_loss(prediction.float(), target.float())
+
+
+def picture_batch(latents: Tensor) -> int:
+    """Noisy pictures predicted at once: many of a tiny model's, few of a large one's (2^18 latent values in all)."""
+    return max(1, min(128, 2**18 // latents[0].numel()))

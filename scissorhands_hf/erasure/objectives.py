@@ -5,31 +5,61 @@ prompt. All predictions have the shape of the latents and the meaning of the mod
 a linear combination, which noise, velocity and flow predictions alike survive.
 """
 
+import torch
 from torch import Tensor
 
 
-OBJECTIVES = ("ascent", "redirect", "negative_guidance", "closed_form")
+OBJECTIVES = ("ascent", "redirect", "negative_guidance", "closed_form", "removal")
 
 
-def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+def guided(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Classifier-free guidance (arXiv:2207.12598, section 3): `f(x_t, ∅) + s·(f(x_t, c) − f(x_t, ∅))`.
 
     Args:
         conditional, unconditional (`Tensor`):
             Predictions, (n, *latent shape), any floating dtype.
-        scale (`float`):
-            s; 1 is the conditional prediction itself.
+        scale (`float` or `Tensor`):
+            s, one for all or one for each, (n,); 1 is the conditional prediction itself.
     """
+    if isinstance(scale, Tensor):
+        scale = scale.to(conditional).view(-1, *[1] * (conditional.ndim - 1))
     return unconditional + scale * (conditional - unconditional)
 
 
-def negative_guidance(conditional: Tensor, unconditional: Tensor, strength: float) -> Tensor:
+def negative_guidance(conditional: Tensor, unconditional: Tensor, strength: float | Tensor) -> Tensor:
     """The target of ESD (arXiv:2303.07345, section 4): `f*(x_t, ∅) − η·(f*(x_t, c) − f*(x_t, ∅))`.
 
     Args:
         conditional, unconditional (`Tensor`):
             Predictions of the frozen original, (n, *latent shape).
-        strength (`float`):
-            η ≥ 0; 0 is the unconditional prediction.
+        strength (`float` or `Tensor`):
+            η ≥ 0, one for all or one for each, (n,); 0 is the unconditional prediction.
     """
     return guided(conditional, unconditional, -strength)
+
+
+def without_concept(conditional: Tensor, unconditional: Tensor, odds: Tensor | float) -> Tensor:
+    """What a model of the data without the concept predicts for any of its noisy pictures:
+    `(f*(x_t, ∅) − γ·f*(x_t, c)) / (1 − γ)` with `γ = p(c | x_t)`.
+
+    By Bayes' rule the density of noisy pictures is `p(x_t) = p(c)·p(x_t | c) + (1 − p(c))·p(x_t | ¬c)`; the gradient of its
+    logarithm mixes those of the two parts with the weights γ and 1 − γ, and predictions are linear in it. That is negative
+    guidance with a strength η = γ / (1 − γ) of each noisy picture's own.
+
+    Args:
+        conditional, unconditional (`Tensor`):
+            Predictions of the frozen original, (n, *latent shape).
+        odds (`Tensor` or `float`):
+            η of each, (n,), see [`capped_odds`], or one for all.
+    """
+    return negative_guidance(conditional, unconditional, odds)
+
+
+def capped_odds(log_posterior: Tensor, most: float) -> Tensor:
+    """`η = γ / (1 − γ)`, at most `most`, from log γ ≤ 0.
+
+    Where a noisy picture can show nothing but the concept the odds grow without bound: there the original says nothing of the
+    rest of the data that could be asked of it.
+    """
+    # 1 − γ without the loss of digits near γ = 1; of γ = 1 (where it would be −0) infinity, which the cap ends.
+    return (log_posterior.exp() / torch.expm1(log_posterior).abs()).clamp(max=most)

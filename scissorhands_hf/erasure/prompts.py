@@ -3,14 +3,14 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .compounds import clear_of, parts_of, without_attribute
 from .concept_types import ConceptType, look_wordings, types_of
 from .families import Family
-from .kept_prompts import KeptWords, kept_texts, near_prompts, retain_prompts
+from .kept_prompts import KeptWords, kept_texts, near_prompts, nearest, retain_prompts
 from .readings import ALIKE, Readings
 from .report_prompts import report_prompts
 from .words import (
@@ -60,6 +60,8 @@ class ConceptPrompts:
             Prompts whose answers text layers are to keep.
         types (`dict[str, ConceptType]`):
             What each concept was taken for.
+        neighbours (`list[str]`):
+            What is nearest to the concepts, to the model, where that was asked for.
         report (`list[tuple[str, str, str | None]]`):
             Prompt, group and label of what only the report draws.
     """
@@ -76,6 +78,7 @@ class ConceptPrompts:
     retain: list[str]
     kept_texts: list[str]
     types: dict[str, ConceptType]
+    neighbours: list[str]
     report: list[tuple[str, str, str | None]]
 
 
@@ -135,6 +138,7 @@ def build_prompts(
     choose_anchor: bool = False,
     readings: Readings | None = None,
     concept_types: Sequence[str | None] | None = None,
+    neighbours: int = 0,
 ) -> ConceptPrompts:
     """All prompts of a run; a function of its arguments.
 
@@ -156,6 +160,8 @@ def build_prompts(
             cannot be kept. Without them the words of a name are all there is to go by.
         concept_types (`Sequence[str | None]`, *optional*):
             Of each concept, one of `CONCEPT_TYPES`; None where it is to be found out.
+        neighbours (`int`, *optional*, defaults to 0):
+            By the readings, how many of what is nearest to each concept half of what is kept is to be of.
     """
     known = family.known_words
     types = types_of(concepts, concept_types or [None] * len(concepts), readings, known)
@@ -164,6 +170,11 @@ def build_prompts(
     alike = [] if readings is None else parts_read_alike(compounds, readings, known)
     distance = None if readings is None else readings.distance
     kept = KeptWords.beside(concepts, keep, anchor, erased_before, known, alike, distance, compounds)
+    if neighbours and readings is not None:
+        # "Van Gogh" is no look that an adjective could take the place of, but what is drawn in it is made of things.
+        found = [nearest(name, is_look(name), kept, readings.distance, neighbours) for name in concepts]
+        kept = replace(kept, neighbours=list(dict.fromkeys(thing for row in found for thing in row)))
+        logger.info("Nearest to what is erased, to the model: %s", ", ".join(kept.neighbours))
     others = [thing for thing in (*keep, *kept.subjects) if not any(mentions(thing, gone) for gone in erased_before)]
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
@@ -206,6 +217,7 @@ def build_prompts(
         retain=retain,
         kept_texts=kept_texts(kept, retain, known, chance),
         types=types,
+        neighbours=kept.neighbours,
         report=report_prompts(concepts, kept, known, list(instead.values()), {name: types[name].kind for name in concepts}),
     )
 

@@ -26,14 +26,14 @@ class Readings:
         family (`Family`):
             Of the pipeline.
         sampling (`dict`):
-            Arguments of the pipeline's call, for the size of pictures.
+            Arguments of the pipeline's call, which say how large pictures are.
         seed (`int`):
             Of the noise.
     """
 
     def __init__(self, family: Family, sampling: dict[str, Any], seed: int = 0):
         self.family, self.seed = family, seed
-        self.sampling = {name: value for name, value in sampling.items() if name in ("height", "width")}
+        self.sampling = dict(sampling)
         self._noise: Tensor | None = None
         self._known: dict[str, Tensor] = {}
 

@@ -98,6 +98,7 @@ class ErasureRequest:
             choose_anchor=self.args.forget_objective == "closed_form",
             readings=Readings(self.family, self.sampling, self.args.seed),
             concept_types=given_types,
+            neighbours=self.args.neighbours if self.args.forget_objective == "removal" else 0,
         )
         if self.args.pictures_per_concept is None:
             self.args.pictures_per_concept = default_pictures(len(concepts))

@@ -9,12 +9,14 @@ from .erasure_config import ConceptErasureConfig
 from .families import Family
 
 
-DEFAULT_RECIPE, COMPOUND_RECIPE = "concept", "compound"
+DEFAULT_RECIPE, COMPOUND_RECIPE, REMOVAL_RECIPE = "concept", "compound", "removal"
 WITH_ANCHOR = ("redirect", "closed_form")
 # Above this many weights a denoiser is a foundation model: ESD's learning rate and small batches, instead of the values
 # measured on the pipeline in spaces_demo (1.2M weights).
 LARGE_DENOISER = 50_000_000
 _LARGE = {"learning_rate": 1e-5, "per_device_train_batch_size": 4}
+# At that rate so short a repair brings back no weights that were cut.
+_LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 4, "trim_ratio": 0.0}
 # Set by erase_concept itself.
 _RESERVED = {
     "output_dir": "checkpoints of a run are temporary; save the result with pipe.save_pretrained(folder)",
@@ -49,12 +51,12 @@ def build_config(
     objective = values.get("forget_objective")
     if anchor is not None:
         chosen = objective or get_recipe(values["recipe"], ERASURE_DOOR).get("forget_objective")
-        if objective not in (None, *WITH_ANCHOR):
-            raise ValueError(f"forget_objective={objective!r} does not use anchor={anchor!r}; leave one of them out")
+        if objective not in (None, *WITH_ANCHOR) or chosen == "removal":
+            raise ValueError(f"forget_objective={chosen!r} does not use anchor={anchor!r}; leave one of them out")
         values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
     size = sum(parameter.numel() for parameter in family.denoiser.parameters())
-    if recipe is None and size > LARGE_DENOISER:
-        values = {**_LARGE, **values}
+    if size > LARGE_DENOISER and recipe in (None, REMOVAL_RECIPE):
+        values = {**(_LARGE if recipe is None else _LARGE_REMOVAL), **values}
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
     # Denoisers have a switch of their own, which Trainer does not know.

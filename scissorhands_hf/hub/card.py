@@ -235,6 +235,11 @@ def _method(reports: Sequence[dict[str, Any]]) -> Safe:
             "the layers that read prompts were solved for in closed form, to answer what was removed as something else and "
             "beyond (after [arXiv:2308.14761](https://arxiv.org/abs/2308.14761))"
         )
+    if any(report.get("settings", {}).get("forget_objective") == "removal" for report in reports):
+        steps.append(
+            "the pictures of what was removed were taught, with words, without, and under text states made to bring them back, "
+            "as Bayes' rule says that a model of the rest of its pictures would predict them"
+        )
     steps.append("the model was repaired on what it is to keep")
     uncut = "" if cut else ", without its re-initialisation of weights"
     return Safe(f"Scissorhands ([arXiv:2401.06187](https://arxiv.org/abs/2401.06187)){uncut}: {', then '.join(steps)}.")

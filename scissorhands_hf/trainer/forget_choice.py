@@ -5,7 +5,7 @@ from typing import Any
 
 
 # Of diffusion pipelines alone, beside "ascent".
-PIPELINE_OBJECTIVES = ("redirect", "negative_guidance", "closed_form")
+PIPELINE_OBJECTIVES = ("redirect", "negative_guidance", "closed_form", "removal")
 
 
 @dataclass(frozen=True)

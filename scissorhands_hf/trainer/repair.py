@@ -140,10 +140,15 @@ class RepairMixin(ObjectiveMixin):
         if self.args.uses_memories and every and step % every == 0 and step % self._steps_per_epoch():
             self.renew_memories(step // self._steps_per_epoch(), step % self._steps_per_epoch())
 
+    @property
+    def memory_batch_size(self) -> int:
+        """Forget examples in each memory, per device."""
+        return self.forget_batch_size
+
     def renew_memories(self, epoch: int, step: int = 0) -> None:
         """Replace the memories by gradients of random forget batches, a function of the seed, the epoch and its step."""
         started = time.perf_counter()
-        size, world = self.forget_batch_size, self.accelerator.num_processes
+        size, world = self.memory_batch_size, self.accelerator.num_processes
         seed = self.data_seed * 1_000_003 + epoch + 1 + 10_007 * step
         batches = random_batches(len(self.forget_dataset), size * world, self.args.memory_batches, seed)
         mine = [batch[self.accelerator.process_index :: world] for batch in batches]

@@ -57,7 +57,7 @@ class UnlearningSettings:
             - Of models with logits for each labelled token: `"npo"` (arXiv:2404.05868), `"simnpo"` (arXiv:2410.07163), `"dpo"`
               (arXiv:2305.18290) of the other answer, or refusal, over the one to forget; `"undial"` (arXiv:2402.10052); `"rmu"`
               (arXiv:2403.03218), which misleads the activations that predict answers.
-            - `"redirect"`, `"negative_guidance"` and `"closed_form"`: of diffusion pipelines.
+            - `"redirect"`, `"negative_guidance"`, `"closed_form"` and `"removal"`: of diffusion pipelines.
 
             A step averages `"npo"`, `"simnpo"` and `"dpo"` over its forget examples, the others over their labelled tokens.
             `"npo"`, `"dpo"`, `"undial"` and `"rmu"` compare with the original, which is asked once, before training.
@@ -170,7 +170,7 @@ class UnlearningSettings:
     forget_objective: str = field(
         default="ascent",
         metadata={
-            "help": "What is minimised on the forget set; 'redirect', 'negative_guidance', 'closed_form': of pipelines.",
+            "help": "What is minimised on the forget set; 'removal', 'closed_form', 'redirect', …: of pipelines.",
             "choices": OBJECTIVE_NAMES,
         },
     )

@@ -169,3 +169,17 @@ def test_the_tables_hold_means_over_runs(tmp_path, capsys):
     ]
     assert "## coat" not in printed and "| ours | 0.0 ± 0.0 | 40.0 ± 0.0 | 65.0 ± 7.1 | 16.2 ± 1.8 | 90.0 ± 0.0 |" in printed
     assert (tmp_path / "relearning.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_table_of_probes_has_a_column_for_each_attack():
+    def result(share, **more):
+        scores = [{"part": "concept", "share": 2.0}, {"part": "paraphrase", "share": 4.0}]
+        return {"scores": scores, "probes": {"token 1 vector": share, "empty": 1.0}, **more}
+
+    text = erasure_table.probes_table(
+        {"removal": [result(2.0, cpu_seconds=90.0), result(4.0, cpu_seconds=110.0)], "older": [{}]}
+    )
+    head, _, row = text.splitlines()
+    assert head == "| method | runs | words | paraphrases | token 1 vector | empty | CPU-s |"
+    assert row.startswith("| removal | 2 | 2.0 ± 0.0 | 4.0 ± 0.0 | 3.0 ± 1.4 | 1.0 ± 0.0 |") and "100" in row
+    assert erasure_table.probes_table({"older": [{}]}) == "No probe was run."

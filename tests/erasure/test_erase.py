@@ -286,3 +286,20 @@ def test_the_shipped_pipeline_forgets_dresses_keeps_the_rest_and_reloads_without
     ).images
     theirs = np.load(tmp_path / "images.npy").astype(int)
     assert np.abs(np.stack([np.asarray(image) for image in own]).astype(int) - theirs).max() <= 2
+
+
+def test_a_run_that_changes_almost_nothing_says_so_and_one_that_does_says_how_much():
+    pipe = tiny_stable_diffusion()
+    before = weights(pipe, "unet")
+    settings = {**QUICK, "forget_objective": "redirect"}
+    report = erase_concept(pipe, "dress", **{**settings, "trim_ratio": 0.0, "learning_rate": 1e-9})
+    assert any("hardly changed" in text and "0 weights were re-initialised" in text for text in report.warnings)
+    # The same from the weights themselves.
+    pipe = tiny_stable_diffusion()
+    report = erase_concept(pipe, "dress", **{**settings, "learning_rate": 1e-2, "max_steps": 30})
+    after = weights(pipe, "unet")
+    way = sum((after[name] - before[name]).double().square().sum() for name in before) ** 0.5
+    moved = 100 * way / sum(value.double().square().sum() for value in before.values()) ** 0.5
+    (note,) = [text for text in report.notes if "re-initialised" in text]
+    assert f"{report.trim['trimmed']:,} weights" in note and f"moved by {moved:.2g} %" in note
+    assert not any("hardly changed" in text for text in report.warnings)

@@ -64,6 +64,26 @@ class NoiseProcess:
         signal, spread = self._coefficients(latents, timesteps)
         return (signal * noise - spread * latents).to(latents.dtype)
 
+    def grid(self, count: int) -> Tensor:
+        """`count` timesteps, evenly from little noise to much, as from `sample_timesteps`."""
+        shares = (torch.arange(count) + 0.5) / count
+        return shares if self.alphas_cumprod is None else (shares * len(self.alphas_cumprod)).long()
+
+    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
+        """`a_t² / b_t²`, float64 (n,)."""
+        signal, spread = self._coefficients(torch.empty(len(timesteps)), timesteps)
+        return signal.double().square() / spread.double().square()
+
+    def picture_error(self, timesteps: Tensor) -> Tensor:
+        """By what the squared error of a prediction is to be multiplied to be that of the picture in it, float64 (n,): a
+        predicted noise, velocity or flow and x_t together say what x_0 is."""
+        signal, spread = (c.double() for c in self._coefficients(torch.empty(len(timesteps)), timesteps))
+        if self.prediction_type == "epsilon":  # x_0 = (x_t − b·ε) / a
+            return (spread / signal).square()
+        if self.prediction_type == "sample":
+            return torch.ones_like(spread)
+        return spread.square()  # v: x_0 = a·x_t − b·v; flow: x_0 = x_t − σ·f
+
     def _coefficients(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """a_t and b_t in float32 on the latents' device, shaped to multiply them."""
         if self.alphas_cumprod is None:

@@ -1,0 +1,139 @@
+"""Which pictures show what is erased, as the model sees it, and how sure it is of it at each noise."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from .objectives import capped_odds, without_concept
+from .posterior import Posterior, gains_by_words
+
+
+if TYPE_CHECKING:  # which imports this file
+    from .material import Material
+    from .request import ErasureRequest
+
+logger = logging.getLogger(__name__)
+
+# Kept pictures that show a concept with this probability or more are not kept.
+SHOWS = 0.5
+
+
+@dataclass
+class Recognition:
+    """
+    Posteriors of a run's pictures, with the original denoiser.
+
+    Args:
+        own (`list[Posterior]`):
+            Of each concept's pictures.
+        others (`list[Posterior]`):
+            For each concept, of the retain pictures.
+        concept_of (`Tensor`):
+            Which concept each forget picture is of, int64.
+        words (`Tensor`):
+            The row of each concept's first prompt, int64.
+        empty (`int`):
+            The empty prompt's row.
+        shown (`Tensor`):
+            Retain pictures that show a concept rather than what they were asked for, bool.
+        cap (`float`):
+            Of the odds η.
+        strength (`float`, *optional*):
+            A constant η that stands in for them.
+    """
+
+    own: list[Posterior]
+    others: list[Posterior]
+    concept_of: Tensor
+    words: Tensor
+    empty: int
+    shown: Tensor
+    cap: float
+    strength: float | None = None
+
+    @classmethod
+    def of(cls, request: "ErasureRequest", material: "Material") -> Self:
+        """Ask the denoiser, which is the original, about all pictures."""
+        family, table, args = request.family, material.table, request.args
+        names = list(request.prompts.asking)
+        concept_of = torch.arange(len(material.forget_latents)) % len(names)
+        words = torch.tensor([table.rows[prompts[0]] for prompts in request.prompts.asking.values()])
+        asked = torch.tensor([table.rows[text] for text in material.forget_texts])
+        noise = family.noise_process()
+        own, others = [], []
+        kept = material.retain_latents
+        named = torch.tensor([table.rows[text] for text in material.retain_texts])
+        shown = torch.zeros(len(kept), dtype=torch.bool)
+        family.denoiser.eval()
+        for number in range(len(names)):
+            mine = concept_of == number
+            pictures = material.forget_latents[mine.to(material.forget_latents.device)]
+            times, gains = gains_by_words(family, table, pictures, asked[mine], args.seed * 8 + 5)
+            own.append(Posterior(noise, times, gains))
+            by_concept = gains_by_words(family, table, kept, words[number].expand(len(kept)), args.seed * 8 + 6)[1]
+            others.append(Posterior(noise, times, by_concept, own[-1]))
+            likely = others[-1].without_noise() >= SHOWS
+            doubtful = likely & (named != table.rows[""])
+            if doubtful.any():
+                # If its own words say more of a picture than the concept's, it shows what they say.
+                chosen = kept[doubtful.to(kept.device)]
+                evidence = []
+                for asked_for in (words[number].expand(len(chosen)), named[doubtful]):
+                    gains = gains_by_words(family, table, chosen, asked_for, args.seed * 8 + 7)[1]
+                    evidence.append(Posterior(noise, times, gains, own[-1]).evidence)
+                likely[doubtful] = evidence[0] > evidence[1]
+            shown |= likely
+        return cls(own, others, concept_of, words, table.rows[""], shown, args.removal_cap, args.removal_strength)
+
+    def kept_alone(self, material: "Material") -> "Material":
+        """The material without the retain pictures that show a concept; this object then speaks of those that are left.
+
+        Where most of them seem to show it, the model's losses cannot tell: then all are kept as the original sees them.
+        """
+        kept = ~self.shown
+        gone = int((~kept).sum())
+        if 2 * gone > len(kept):
+            logger.warning(
+                "To the model %s of %s pictures to keep show what is erased as surely as its own pictures do, so it cannot "
+                "tell them apart: all are kept. Does it know the name, and are there no pictures of it among retain_images?",
+                gone,
+                len(kept),
+            )
+            for posterior in self.others:
+                posterior.log_values = torch.full_like(posterior.log_values, -100.0)  # as good as impossible
+            return material
+        if gone:
+            logger.info("%s of %s pictures to keep show what is erased, to the model; they are not kept", gone, len(kept))
+        for posterior in self.others:
+            posterior.log_values = posterior.log_values[kept]
+        self.shown = self.shown[kept]
+        texts = [text for text, keep in zip(material.retain_texts, kept.tolist(), strict=True) if keep]
+        latents = material.retain_latents[kept.to(material.retain_latents.device)]
+        return dataclasses.replace(material, retain_latents=latents, retain_texts=texts)
+
+    def odds(self, batch: dict[str, Tensor]) -> Tensor | float:
+        """η of noisy forget pictures, (n,)."""
+        if self.strength is not None:
+            return self.strength
+        concepts = self.concept_of[batch["picture"].cpu()]
+        values = torch.stack([posterior.at(batch["timesteps"]) for posterior in self.own])
+        return capped_odds(values.gather(0, concepts[None])[0], self.cap)
+
+    def kept_target(self, batch: dict[str, Tensor], predict: Callable[[dict[str, Tensor], Tensor], Tensor]) -> Tensor:
+        """What the original says of noisy retain pictures; without words, what it would say had it not seen the concept that
+        they may show: of much noise, anything."""
+        target = predict(batch, batch["prompt"])
+        asked = (batch["prompt"] == self.empty).nonzero()[:, 0]
+        if not len(asked) or self.strength is not None:
+            return target
+        part = {name: value[asked.to(value.device)] for name, value in batch.items()}
+        values = torch.stack([posterior.at(part["timesteps"], part["picture"].cpu()) for posterior in self.others])
+        likely, number = values.max(0)
+        words = predict(part, self.words[number].to(part["prompt"].device))
+        target[asked] = without_concept(words, target[asked], capped_odds(likely, self.cap))
+        return target
