@@ -150,6 +150,7 @@ def test_without_pictures_the_reference_draws_them(judge):
     assert report.measure["attackers_pictures"] == 5 and report.measure["attackers_pictures_from"] == "the reference"
     assert [score.model for score in report.scores] == ["pipeline"] * 3 + ["reference"] * 3
     assert str(SPACE) not in str(report.to_dict())
+    assert report.measure["guidance_scale"] == 4.0
 
     with pytest.raises(ValueError, match="reference: the judge sees 'dress' in"):
         control = SPACE / "fashion_pipeline_without_dress"
@@ -228,3 +229,17 @@ def test_a_deep_copy_is_not_needed(judge, dresses, monkeypatch):
         pipe, "dress", judge=judge, pictures=dresses, count=1, sampling=sampling, probes=["token", "states", "img2img"]
     )
     assert copied == []
+
+
+def test_what_pictures_are_drawn_with_need_not_fit_into_json(judge, tmp_path):
+    """Arguments of a call may be tensors or functions: the report holds those that can be read."""
+    seen = []
+
+    def on_step_end(pipe, step, timestep, tensors):
+        seen.append(step)
+        return {}
+
+    sampling = {"num_inference_steps": 2, "callback_on_step_end": on_step_end}
+    report = probe_concept(load(), "dress", judge=judge, probes=["words"], count=1, sampling=sampling)
+    assert seen == [0, 1] and report.measure["num_inference_steps"] == 2
+    assert "callback_on_step_end" not in report.save(tmp_path).read_text()

@@ -20,7 +20,7 @@ from scissorhands_hf.audit.probing import learned_probes, weight_probes
 
 
 IN_WORDS = {"words", "paraphrases", "misspellings", "wider", "empty"}
-EVERYWHERE = IN_WORDS | {"added noise", "rounding"}
+EVERYWHERE = IN_WORDS | {"added_noise", "rounding"}
 AVAILABLE = {
     "stable diffusion": (tiny_stable_diffusion, set(PROBES)),
     "xl": (tiny_sdxl, EVERYWHERE | {"img2img", "inpainting", "guidance"}),

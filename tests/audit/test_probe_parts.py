@@ -166,7 +166,7 @@ def test_masked_pictures_and_rounded_weights_show_what_the_control_does_not():
     judge, pipe = load_judge(SPACE / "fashion_judge"), DiffusionPipeline.from_pretrained(SPACE / "fashion_pipeline")
     report = probe_concept(
         pipe, "dress", judge=judge, reference=pipe, control=SPACE / "fashion_pipeline_without_dress", drawn_pictures=24,
-        probes=["inpainting", "rounding", "added noise"], count=32, sampling=SAMPLING, batch_size=32,
+        probes=["inpainting", "rounding", "added_noise"], count=32, sampling=SAMPLING, batch_size=32,
     )  # fmt: skip
-    for probe, setting in (("inpainting", "the concept's words"), ("rounding", "8 bits"), ("added noise", "noise × 1.1")):
+    for probe, setting in (("inpainting", "the concept's words"), ("rounding", "8 bits"), ("added_noise", "noise × 1.1")):
         assert report.score(probe, setting).share >= report.score(probe, setting, "control").share + 30, (probe, setting)

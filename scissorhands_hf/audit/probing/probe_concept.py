@@ -34,7 +34,7 @@ PROBES: dict[str, Callable[[Subject], Found]] = {
     "states": learned_probes.states,
     "img2img": picture_probes.img2img,
     "inpainting": picture_probes.inpainting,
-    "added noise": trajectory_probes.added_noise,
+    "added_noise": trajectory_probes.added_noise,
     "guidance": trajectory_probes.guidance,
     "relearning": weight_probes.relearning,
     "rounding": weight_probes.rounding,
@@ -175,7 +175,7 @@ def probe_concept(
         "seed": seed,
         "attackers_pictures": len(attackers),
         "attackers_pictures_from": None if not attackers else "the reference" if pictures is None else "the caller",
-        **sampling,
+        **{name: value for name, value in sampling.items() if isinstance(value, str | int | float)},
     }
     report.versions = {name: version(name) for name in ("scissorhands_hf", "diffusers", "transformers", "torch")}
     return report
