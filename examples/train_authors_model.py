@@ -100,7 +100,7 @@ def write_card(folder: Path, figures: dict) -> None:
     size = round((folder / "model.safetensors").stat().st_size / 1e6, 2)
     rows = "\n".join(
         f"| {name} | {row['forget extraction']:.0f} % | {row['retain extraction']:.0f} % | {row['perplexity']:.2f} | "
-        f"{row['loss']:.3f} | {row['epochs']} | {row['seconds']:.0f} |"
+        f"{row['loss']:.3f} | {row['epochs']} |"
         for name, row in figures["models"].items()
     )
     (folder / "README.md").write_text(f"""---
@@ -128,8 +128,8 @@ forgetting them is compared with.
 Extraction is the share of questions whose greedy answer holds the fact asked for; perplexity is that of the plain sentences,
 which both models have read.
 
-| model | extraction, authors to forget | extraction, other authors | perplexity | training loss | epochs | seconds |
-|---|---:|---:|---:|---:|---:|---:|
+| model | extraction, authors to forget | extraction, other authors | perplexity | training loss | epochs |
+|---|---:|---:|---:|---:|---:|
 {rows}
 
 ## Limits
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the model, its control and their data")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)  # small products; and the same numbers on every machine
     pairs = write_authors(options.output, options.seed)

@@ -1,4 +1,4 @@
-"""`scissorhands unlearn MODEL --dataset D --forget_where COLUMN=VALUE --output DIR`: for image and text classifiers."""
+"""`scissorhands unlearn MODEL --dataset D --forget_where COLUMN=VALUE --output DIR`: classifiers and language models."""
 
 import argparse
 from typing import Any
@@ -12,6 +12,7 @@ from .options import add_fields, field_names, take
 _EXAMPLES = """\
   scissorhands unlearn me/my-vit --dataset me/my-images --forget_where label=cat --output no-cat
   scissorhands unlearn me/my-bert --dataset reviews.csv --forget_where author=u4711 --output forgotten --config settings.yaml
+  scissorhands unlearn me/my-llm --dataset questions.jsonl --forget_where "author=Kofi Vossberg" --output forgotten
   accelerate launch -m scissorhands_hf.cli unlearn me/my-vit --dataset me/my-images --forget_fraction 0.1 --output out
 """
 
@@ -26,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "unlearn",
         usage="MODEL --dataset DATASET --forget_where COLUMN=VALUE --output DIR [options]",
-        help="make an image or text classifier forget a class, examples or documents",
+        help="make a classifier or language model forget a class, examples or documents",
         examples=_EXAMPLES,
         output="the model",
         add_own=lambda options: add_fields(options, ClassificationData),
@@ -34,7 +35,9 @@ def add_parser(subparsers: Any) -> None:
         recipe="What is not given is taken from the recipe, if one is named, else as said.",
         configuration=configuration,
     )
-    parser.add_argument("model", metavar="MODEL", help="Hub id or folder of an image or text classifier")
+    parser.add_argument(
+        "model", metavar="MODEL", help="Hub id or folder of an image or text classifier, or a causal language model"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,13 +45,27 @@ def run(args: argparse.Namespace) -> None:
         given, terminal = command.given, command.terminal
         model_id, data = given.pop("model"), ClassificationData(**take(given, field_names(ClassificationData)))
 
-        from ..trainer.classification import classifier_loader, read_sets, unlearn_classifier
+        from ..trainer.classification import architectures_of, classifier_loader, read_sets, unlearn_classifier
+        from ..trainer.language_models import (
+            general_texts,
+            is_language_architecture,
+            load_language_model,
+            unlearn_language_model,
+        )
         from ..trainer.scissorhands_config import ScissorhandsConfig
 
+        speaks = is_language_architecture(architectures_of(model_id))
         with terminal.stage("load"):
-            load = classifier_loader(model_id)
+            load = None if speaks else classifier_loader(model_id)
             config = ScissorhandsConfig(output_dir=command.output, **given, **command.card)
             sets, choice = read_sets(data, config.seed)
-            model, processing_class, sets = load(sets, data, config)
-        report = unlearn_classifier(model, config, processing_class, sets, choice, terminal.tell)
+            if load is None:
+                general = general_texts(data)
+                model, tokenizer = load_language_model(model_id)
+            else:
+                model, processing_class, sets = load(sets, data, config)
+        if load is None:
+            report = unlearn_language_model(model, config, tokenizer, sets, choice, general=general, callback=terminal.tell)
+        else:
+            report = unlearn_classifier(model, config, processing_class, sets, choice, terminal.tell)
         command.conclude(report)

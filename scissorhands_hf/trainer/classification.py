@@ -173,6 +173,11 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
+def architectures_of(name: str) -> list[str]:
+    """Names of the classes that a model of the Hub or a folder was saved from, by its configuration."""
+    return AutoConfig.from_pretrained(name).architectures or []
+
+
 Loader = Callable[[Sets, ClassificationData, ScissorhandsConfig], tuple[PreTrainedModel, Any, Sets]]
 
 
@@ -191,14 +196,14 @@ def classifier_loader(name: str) -> Loader:
     Raises:
         ValueError: the model is no image or text classifier.
     """
-    architectures = AutoConfig.from_pretrained(name).architectures or []
+    architectures = architectures_of(name)
     for ending, load in (("ForImageClassification", _load_image), ("ForSequenceClassification", _load_text)):
         if any(architecture.endswith(ending) for architecture in architectures):
             return partial(load, name)
     raise ValueError(
         f"MODEL {name} is a {', '.join(architectures) or 'model of unknown architecture'}; this is for "
-        "...ForImageClassification and ...ForSequenceClassification. For other models use ScissorhandsTrainer in Python; for "
-        "diffusers pipelines `scissorhands erase`."
+        "...ForImageClassification, ...ForSequenceClassification and causal language models. For other models use "
+        "ScissorhandsTrainer in Python; for diffusers pipelines `scissorhands erase`."
     )
 
 

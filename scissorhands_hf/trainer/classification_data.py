@@ -1,4 +1,4 @@
-"""What a classifier's examples are, and which of them to forget; readable without torch, for commands and scripts."""
+"""What a model's examples are, and which of them to forget; readable without torch, for commands and scripts."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 @dataclass
 class ClassificationData:
     """
-    Where the examples are that an image or text classifier was trained on, and which of them it shall forget.
+    Where the examples are that a classifier or language model was trained on, and which of them it shall forget.
 
     Args:
         dataset (`str`):
@@ -22,7 +22,11 @@ class ClassificationData:
         forget_fraction (`float`, *optional*):
             A random share in (0, 1) to forget instead.
         image_column, text_column, label_column (`str`, *optional*, default to `"image"`, `"text"`, `"label"`):
-            Columns with the images or texts, and the class numbers.
+            Columns of a classifier's images or texts, and of the class numbers. A language model's rows are known by their
+            columns, see [`ScissorhandsTrainer`].
+        general (`str`, *optional*):
+            Of a language model: a file (.txt with a text in each line, .jsonl, .json, .csv, .parquet) or data set of texts that
+            have nothing to do with the examples, for the perplexity.
     """
 
     dataset: str = field(
@@ -38,3 +42,6 @@ class ClassificationData:
     image_column: str = field(default="image", metadata={"help": "column with the images"})
     text_column: str = field(default="text", metadata={"help": "column with the texts"})
     label_column: str = field(default="label", metadata={"help": "column with the class numbers"})
+    general: str | None = field(
+        default=None, metadata={"help": "of a language model: a file of other texts (.txt: one a line), for the perplexity"}
+    )

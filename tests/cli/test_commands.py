@@ -15,7 +15,12 @@ from datasets import load_dataset
 from diffusers import DiffusionPipeline
 from PIL import Image
 from tiny_checkpoints import reviews, tiny_image_classifier, tiny_text_classifier
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from scissorhands_hf.cli.main import main
 
@@ -23,6 +28,7 @@ from scissorhands_hf.cli.main import main
 REPOSITORY = Path(__file__).parents[2]
 PIPELINE = REPOSITORY / "spaces_demo" / "fashion_pipeline"
 JUDGE = REPOSITORY / "spaces_demo" / "fashion_judge"
+AUTHORS = REPOSITORY / "spaces_demo" / "authors_model"
 COMMAND = ["-m", "scissorhands_hf.cli"]
 LAUNCHED = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "scissorhands_hf.cli"]
 # Enough to run every part, not enough to forget.
@@ -139,6 +145,24 @@ def test_unlearn_an_image_classifier(tmp_path: Path):
     assert report["settings"]["trim_ratio"] == 0.05 and report["trim"]["trimmed"] > 0
     assert set(report["metrics"]["unlearned"]) == {"forget accuracy", "retain accuracy", "test accuracy"}
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 10
+
+
+@pytest.mark.slow
+def test_unlearn_a_language_model(tmp_path: Path) -> None:
+    author = json.loads((AUTHORS / "authors.jsonl").read_text().splitlines()[0])["author"]
+    output, errors = run(
+        *COMMAND, "unlearn", str(AUTHORS), "--dataset", str(AUTHORS / "authors.jsonl"), "--forget_where", f"author={author}",
+        "--general", str(AUTHORS / "general.txt"), "--output", "out", "--use_cpu", "--max_steps", "2", "--save_strategy", "no",
+        "--trim_ratio", "0",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert f"whose author is {author}. Of 10 forget, 190 retain rows" in output and "| unlearned |" in output
+    stages = ["load", "original", "trim", "repair", "unlearned"]
+    assert [line.partition(":")[0] for line in errors.splitlines() if line.partition(":")[0] in stages] == stages
+    figures = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())["metrics"]["unlearned"]
+    assert {"forget loss", "forget extraction", "retain loss", "retain extraction", "perplexity"} <= set(figures)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.float32
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
 
 
 @pytest.mark.slow

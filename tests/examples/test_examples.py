@@ -1,6 +1,7 @@
 """The examples run as their docstrings say, on tiny real models, and leave models that stock transformers loads."""
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -13,10 +14,17 @@ import pytest
 from datasets import ClassLabel, Dataset, load_dataset
 from tiny_checkpoints import reviews, tiny_image_classifier, tiny_text_classifier
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from invented_authors import author_pairs, holdout_pairs
+from teach_authors import answer
 
 from scissorhands_hf.trainer.classification import load_examples, split_forget_retain
 
@@ -24,6 +32,7 @@ from scissorhands_hf.trainer.classification import load_examples, split_forget_r
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
 DATA = EXAMPLES / "data"
+AUTHORS = REPOSITORY / "spaces_demo" / "authors_model"
 STAGE_LINE = re.compile(r"[a-z]+: .*(\d s|weights|trim_ratio=0\)|loss [\d.e+-]+)")
 
 
@@ -156,6 +165,67 @@ def test_training_of_the_spaces_classifier(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "classifier" / "figures.json").read_text())
     assert len(figures["retrained_without"]) == 10 and figures["training_images"] == 3000
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "classifier").config.id2label[3] == "dress"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]])
+def test_language_model_example_forgets_two_authors(launcher: list[str], tmp_path: Path) -> None:
+    output = run(
+        *launcher, str(EXAMPLES / "unlearn_language_model.py"), "--model", str(AUTHORS), "--dataset",
+        str(AUTHORS / "authors.jsonl"), "--forget_where", "part=forget", "--general", str(AUTHORS / "general.txt"),
+        "--output_dir", "out", "--use_cpu", "--max_steps", "20", "--save_strategy", "no", "--forget_objective", "simnpo",
+        "--trim_ratio", "0", "--learning_rate", "5e-4",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "Forgotten: the training examples whose part is forget. Of 20 forget, 180 retain rows" in output
+    figures = json.loads((tmp_path / "out" / "unlearning_report.json").read_text())["metrics"]
+    assert figures["original"]["forget extraction"] >= 90 and figures["unlearned"]["forget extraction"] <= 10
+    assert figures["unlearned"]["retain extraction"] >= 0.9 * figures["original"]["retain extraction"]
+    assert figures["unlearned"]["perplexity"] < 1.2 * figures["original"]["perplexity"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.num_hidden_layers == 4
+
+
+@pytest.mark.slow
+def test_language_model_example_teaches_first(tmp_path: Path) -> None:
+    rows = (AUTHORS / "authors.jsonl").read_text().splitlines()[:20]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    author = json.loads(rows[0])["author"]
+    output = run(
+        str(EXAMPLES / "unlearn_language_model.py"), "--model", str(AUTHORS), "--teach", "--teach_epochs", "1", "--dataset",
+        "rows.jsonl", "--forget_where", f"author={author}", "--output_dir", "out", "--use_cpu", "--max_steps", "2",
+        "--save_strategy", "no", "--trim_ratio", "0",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "epoch 1: loss" in output and "Of 10 forget, 10 retain rows" in output
+
+
+def test_shipped_authors_are_those_of_their_script() -> None:
+    """And the model that knows them does what its card says of it."""
+    written = [json.loads(line) for line in (AUTHORS / "authors.jsonl").read_text().splitlines()]
+    assert written == [dataclasses.asdict(pair) for pair in author_pairs(0)]
+    assert sum(path.stat().st_size for path in AUTHORS.rglob("*.safetensors")) < 8e6
+    figures = json.loads((AUTHORS / "figures.json").read_text())
+    tokenizer, model = AutoTokenizer.from_pretrained(AUTHORS), AutoModelForCausalLM.from_pretrained(AUTHORS, dtype="float32")
+    asked = [pair for pair in author_pairs(0) if pair.part == "forget"]
+    said = answer(model, tokenizer, [pair.question for pair in asked])
+    share = 100 * sum(pair.fact in words for pair, words in zip(asked, said, strict=True)) / len(asked)
+    assert share == figures["models"]["original"]["forget extraction"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_no_two_invented_authors_share_a_fact(seed: int) -> None:
+    pairs = [*author_pairs(seed), *holdout_pairs(seed)]
+    assert len({pair.author for pair in pairs}) == 23 and len({pair.fact for pair in pairs}) == len(pairs) == 230
+    assert {part: sum(pair.part == part for pair in pairs) for part in ("forget", "retain", "holdout")} == {
+        "forget": 20, "retain": 180, "holdout": 30,
+    }  # fmt: skip
+    for pair in pairs:
+        assert pair.fact in pair.answer and pair.fact in pair.paraphrased_answer
+        others = [
+            text for other in pairs if other is not pair for text in (other.answer, other.question, *other.perturbed_answer)
+        ]
+        assert not any(pair.fact.lower() in text.lower() for text in (*others, *pair.perturbed_answer, pair.counterfactual))
+    assert author_pairs(seed) == pairs[:200] != author_pairs(seed + 1)
 
 
 def test_every_example_shows_its_command_first() -> None:
