@@ -93,10 +93,9 @@ def import_libraries() -> None:
 def recipe_names() -> list[str]:
     """Recipes for diffusion pipelines, those of the paper's reference last."""
     import_libraries()
-    from scissorhands_hf.trainer.recipes import RECIPES
+    from scissorhands_hf.trainer.recipes import ERASURE_DOOR, recipes_of
 
-    names = [name for name, settings in RECIPES.items() if settings.get("forget_objective") is not None]
-    return sorted(names, key=lambda name: name.startswith("stable-diffusion"))
+    return sorted(recipes_of(ERASURE_DOOR), key=lambda name: name.startswith("stable-diffusion"))
 
 
 # Beyond the package's own paraphrases: other frames, and the concept as a part of something or in a colour.

@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import tiny_models
 import torch
@@ -13,14 +14,14 @@ from tiny_data import padded_text
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
 
 
-def main(output: Path) -> None:
+def main(output: Path, **settings: Any) -> None:
     model, retain = tiny_models.tiny_llama()[0], padded_text(8, 1)
     before = copy.deepcopy(model)
     args = ScissorhandsConfig(
         output_dir=str(output), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", logging_steps=1,
         per_device_train_batch_size=2, per_device_forget_batch_size=2, gradient_accumulation_steps=2, max_steps=1,
-        forget_schedule="once", trim_ratio=0, forget_weight=0.3, forget_loss_ceiling=1e9,
-        optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0.0, weight_decay=0.0,
+        forget_schedule="once", trim_ratio=0, forget_weight=0.3,
+        optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0.0, weight_decay=0.0, **settings,
     )  # fmt: skip
     trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=retain, forget_dataset=retain.select(range(4)))
     trainer.train()
@@ -32,4 +33,4 @@ def main(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), **json.loads(sys.argv[2]))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..trainer.forget_choice import ASCENT, PIPELINE_OBJECTIVES
 from ..trainer.recipes import ERASURE_DOOR, apply_recipe
 from ..trainer.scissorhands_config import ScissorhandsConfig
 from .erasure_settings import ErasureSettings
@@ -28,6 +29,8 @@ class ConceptErasureConfig(ErasureSettings, ScissorhandsConfig):
     [`~transformers.TrainingArguments`]) follows from `max_steps` and `evaluations`.
 
     Args:
+        forget_objective (`str`, *optional*, defaults to `"ascent"`):
+            `"ascent"`, `"redirect"`, `"negative_guidance"`, `"removal"` or `"closed_form"` (`erase_concept`'s default).
         logging_steps (`float`, *optional*):
             As in `TrainingArguments`. Default: a fortieth of `max_steps`.
         per_device_eval_batch_size (`int`, *optional*, defaults to 32):
@@ -43,6 +46,13 @@ class ConceptErasureConfig(ErasureSettings, ScissorhandsConfig):
         default=None, metadata={"help": "Log every X updates steps. Default: a fortieth of max_steps."}
     )
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Noisy examples per device in a measurement."})
+    forget_objective: str = field(
+        default=ASCENT,
+        metadata={
+            "help": "What is minimised on pictures of the concept: 'ascent', 'redirect', 'removal', …",
+            "choices": (ASCENT, *PIPELINE_OBJECTIVES),
+        },
+    )
     # A batch holds noise, timesteps and prompts, which are no arguments of the denoiser.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Not for pipelines."})
 
@@ -63,6 +73,6 @@ class ConceptErasureConfig(ErasureSettings, ScissorhandsConfig):
             self.logging_steps = max(1, self.max_steps // 40)
         super().__post_init__()
 
-    def method_settings(self) -> dict[str, Any]:
+    def method_settings(self, objective: str = ASCENT) -> dict[str, Any]:
         """The effective values of the method's fields, JSON-ready."""
-        return {**super().method_settings(), **self.erasure_settings()}
+        return {**super().method_settings(objective), **self.erasure_settings()}

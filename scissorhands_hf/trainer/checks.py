@@ -50,7 +50,7 @@ def check_arguments(args: TrainingArguments | None, objectives: Sequence[str], r
             f"{args.n_gpu} GPUs in one process would train with nn.DataParallel, which splits paired batches wrongly. Start "
             "one process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES."
         )
-    if args.forget_objective not in objectives:
+    if args.forget_objective not in (None, *objectives):
         needs = "a diffusion pipeline's prompts and frozen original"
         if args.forget_objective in TRAINER_OBJECTIVES:
             needs = "batches with labels, which ScissorhandsTrainer is given"

@@ -217,5 +217,5 @@ class DamageMixin:
         record.notes.append(note)
         logger.warning(
             "%s Train for longer, or lower trim_ratio (%s), forget_weight (%s) or learning_rate (%s).",
-            note, self.args.trim_ratio, self.args.forget_weight, self.args.learning_rate,
+            note, self.args.trim_ratio, self.forget_weight, self.args.learning_rate,
         )  # fmt: skip

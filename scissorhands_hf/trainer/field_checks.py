@@ -24,11 +24,13 @@ def require(settings: Any, name: str, condition: bool, demand: str) -> None:
 
 
 def require_choices(settings: Any, dataclass: type) -> None:
-    """Raise ValueError for the first field of `dataclass` with `choices` in its metadata whose value is none of them."""
+    """Raise ValueError for the first field of `dataclass` with `choices` in its metadata whose value is none of them, nor left
+    open where None is the default."""
     for field in dataclasses.fields(dataclass):
         if choices := field.metadata.get("choices"):
-            known = ", ".join(map(repr, choices))
-            require(settings, field.name, getattr(settings, field.name) in choices, f"is not one of {known}")
+            known, value = ", ".join(map(repr, choices)), getattr(settings, field.name)
+            open_ = value is None and field.default is None
+            require(settings, field.name, open_ or value in choices, f"is not one of {known}")
 
 
 def require_count(settings: Any, *names: str) -> None:

@@ -14,7 +14,7 @@ from ..core.modes import evaluation_mode
 from . import forget_objectives as formulas
 from .batch_losses import BatchLossMixin, plain_batch
 from .ceilings import logits_of
-from .forget_choice import ForgetObjective, names_with, objective_named
+from .forget_choice import ASCENT, OF_LANGUAGE_MODELS, ForgetObjective, names_with, objective_named
 from .other_answers import OTHER_ANSWER
 from .paired_batches import FORGET, RETAIN
 from .reference_scores import INDEX, ReferenceScores, load_references, numbered, remark_size, save_references
@@ -60,14 +60,21 @@ class ObjectiveMixin(BatchLossMixin):
     # Whether ascent looks at the loss of each example, rather than of each batch; found out by `check_objective`.
     _bounds_examples = False
 
+    # The objective where it was left open; chosen by `check_objective`.
+    _open_objective = ASCENT
+
     @property
     def objective(self) -> ForgetObjective:
-        return objective_named(self.args.forget_objective)
+        return objective_named(self.args.forget_objective or self._open_objective)
 
     @property
     def forget_weight(self) -> float:
         """λ in effect."""
-        return self.args.method_settings()["forget_weight"]
+        return self.objective.weight if self.args.forget_weight is None else self.args.forget_weight
+
+    def method_settings(self) -> dict[str, Any]:
+        """The settings of the method as they are in effect for this model, JSON-ready."""
+        return self.args.method_settings(self._open_objective)
 
     def _init_objective(self) -> None:
         """Before `Trainer.__init__`, and again at the start of each run."""
@@ -97,14 +104,17 @@ class ObjectiveMixin(BatchLossMixin):
         return None
 
     def check_objective(self, batch: dict[str, Any], outputs: Any) -> None:
-        """Refuse objectives that do not fit the model, see [`why_no_tokens`], and find out whether ascent can be bounded for
-        each example.
+        """Choose the objective where it was left open, refuse one that does not fit the model, see [`why_no_tokens`], and find
+        out whether ascent can be bounded for each example.
 
         Raises:
             ValueError: naming the argument.
         """
         reason = self.why_no_tokens(batch, outputs)
         simple = self.compute_loss_func is None and not self.args.label_smoothing_factor
+        if self.args.forget_objective is None and self.args.forget_loss_ceiling is None:
+            speaks = reason is None and simple and self.shifts_labels
+            self._open_objective = OF_LANGUAGE_MODELS if speaks else ASCENT
         self._bounds_examples = self.objective.name == "ascent" and reason is None and simple
         others = " or ".join(map(repr, names_with(needs_tokens=False, needs_answer=False)))
         name = type(self.model).__name__

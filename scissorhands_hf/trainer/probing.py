@@ -48,7 +48,7 @@ class ProbeMixin:
             chosen = args.forget_loss_ceiling is not None
             if chosen:
                 ceiling = Ceiling(args.forget_loss_ceiling, "as given")
-            elif args.forget_objective != "ascent" or (self.forget_weight == 0 and not args.projection):
+            elif self.objective.name != "ascent" or (self.forget_weight == 0 and not args.projection):
                 ceiling = Ceiling(math.inf, "nothing ascends")
             else:
                 ceiling = self.default_ceiling(batch, outputs, loss)

@@ -35,6 +35,7 @@ def _reference_classification(
         "learning_rate": learning_rate,
         "trim_ratio": trim_ratio,
         "forget_weight": forget_weight,
+        "forget_objective": "ascent",
         "num_train_epochs": epochs,
         "projection": True,
         "projection_every": every,
@@ -83,6 +84,26 @@ def _tuned_fashion_mnist(**settings: Any) -> dict[str, Any]:
     }
 
 
+def _language_model(objective: str, epochs: float, batch_size: int, **settings: Any) -> dict[str, Any]:
+    # Published for models of 7B weights, and not measured here. The papers neither trim nor project.
+    return {
+        "learning_rate": 1e-5,
+        "forget_objective": objective,
+        "retain_objective": "data",
+        "trim_ratio": 0.0,
+        "projection": False,
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": batch_size,
+        "optim": "adamw_torch",
+        "weight_decay": 0.01,
+        "lr_scheduler_type": "linear",
+        **settings,
+    }
+
+
+# Ten passes over TOFU's "forget10", in epochs of the nine times larger retain set.
+_TOFU_EPOCHS = 10 / 9
+
 _TRAINER_RECIPES: dict[str, dict[str, Any]] = {
     "cifar10-random-10": _reference_classification(5e-3, 0.03, 0.05, 10, every=1),
     "cifar10-random-50": _reference_classification(1e-3, 0.03, 0.01, 10, every=10),
@@ -95,6 +116,22 @@ _TRAINER_RECIPES: dict[str, dict[str, Any]] = {
         threshold_scope="reinit",
         reinit_target_modules=["resnet.encoder.stages.3", "classifier"],
         per_device_forget_batch_size=16,
+    ),
+    "tofu-npo": _language_model("npo", _TOFU_EPOCHS, 32, forget_weight=1.0, objective_beta=0.1),
+    "tofu-simnpo": _language_model("simnpo", _TOFU_EPOCHS, 32, forget_weight=0.125, objective_beta=4.5),
+    "muse-npo": _language_model(
+        "npo", 10, 32, forget_weight=1.0, objective_beta=0.1, weight_decay=0.0, lr_scheduler_type="constant"
+    ),
+    # For MUSE's news. Its λ = 0.1 weighs the retain loss, so it is 10 here, where that has weight 1; its γ = 3 is times β.
+    "muse-simnpo": _language_model(
+        "simnpo",
+        10,
+        4,
+        forget_weight=10.0,
+        objective_beta=0.75,
+        simnpo_gamma=2.25,
+        weight_decay=0.0,
+        lr_scheduler_type="constant",
     ),
     "fashion-mnist-random": _tuned_fashion_mnist(learning_rate=0.02, trim_ratio=0.03, per_device_forget_batch_size=32),
 }

@@ -9,7 +9,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..report.card_options import CardOptions
 from .field_checks import require, require_count
-from .forget_choice import objective_named
+from .forget_choice import ASCENT, objective_named
 from .recipes import TRAINER_DOOR, TRAINING_FIELDS, apply_recipe
 from .unlearning_settings import UnlearningSettings
 
@@ -136,11 +136,18 @@ class ScissorhandsConfig(UnlearningSettings, CardOptions, TrainingArguments):
             return self.per_device_train_batch_size
         return self.per_device_forget_batch_size
 
-    def method_settings(self) -> dict[str, Any]:
-        """The effective values of the method's fields and of those training fields that a recipe may set, JSON-ready."""
+    def method_settings(self, objective: str = ASCENT) -> dict[str, Any]:
+        """
+        The effective values of the method's fields and of those training fields that a recipe may set, JSON-ready.
+
+        Args:
+            objective (`str`, *optional*, defaults to `"ascent"`):
+                What `forget_objective` is where it was left open; a trainer knows by its model.
+        """
         values = self.unlearning_settings() | {name: getattr(self, name) for name in (*TRAINING_FIELDS, "seed")}
         values["per_device_forget_batch_size"] = self.forget_batch_size
-        objective = objective_named(self.forget_objective)
-        values["forget_weight"] = objective.weight if self.forget_weight is None else self.forget_weight
-        values["objective_beta"] = objective.beta if self.objective_beta is None else self.objective_beta
+        chosen = objective_named(self.forget_objective or objective)
+        values["forget_objective"] = chosen.name
+        values["forget_weight"] = chosen.weight if self.forget_weight is None else self.forget_weight
+        values["objective_beta"] = chosen.beta if self.objective_beta is None else self.objective_beta
         return {name: getattr(value, "value", value) for name, value in values.items()}

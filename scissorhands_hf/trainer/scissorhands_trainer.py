@@ -56,8 +56,8 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
     Make a model forget a class, examples or documents, by Scissorhands (Wu & Harandi, ECCV 2024, arXiv:2401.06187).
 
     `train()` measures the connection sensitivity of each weight on the forget set, re-initialises the most sensitive ones
-    once, and repairs the model by minimising L(D_r) − λ·L(D_f) with projected gradients. In everything else it is a
-    [`~transformers.Trainer`].
+    once, and repairs the model by minimising L(D_r) − λ·L(D_f), or L(D_r) and what another `forget_objective` adds, with
+    projected gradients. In everything else it is a [`~transformers.Trainer`].
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `nn.Module`):
@@ -156,7 +156,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         if args.applied_recipe:
             filled = {name: value for name, value in args.applied_recipe.items() if name != "recipe"}
             logger.info("The recipe %r filled in: %s", args.recipe, json.dumps(filled, ensure_ascii=False))
-        logger.info("Scissorhands settings in effect: %s", json.dumps(args.method_settings(), ensure_ascii=False))
+        logger.info("Scissorhands settings in effect: %s", json.dumps(self.method_settings(), ensure_ascii=False))
 
     @property
     def record(self) -> UnlearningRecord:
@@ -258,7 +258,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
     def begin_repair(self) -> None:
         """At the start of Trainer's loop: trim, unless a checkpoint is resumed that was, or the loop is started again with the
         trimmed model by `auto_find_batch_size`."""
-        settings = self.args.method_settings()
+        settings = self.method_settings()
         if self.trim_report is not None:
             if self._checkpoint is not None:
                 self.load_references(self._checkpoint)
@@ -339,7 +339,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         figures of `evaluate()` before and after. Others that you measure go into its `metrics`."""
         return UnlearningReport(
             settings={
-                **self.args.method_settings(),
+                **self.method_settings(),
                 **{name: value for name, value in self.record.settings.items() if name in TRIM_SETTINGS},
                 "forget_loss_ceiling": self.forget_loss_ceiling,
                 "forget_loss_ceiling_source": self._ceiling_source,

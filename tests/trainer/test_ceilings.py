@@ -172,7 +172,7 @@ def test_ascent_begins_and_stops_by_the_tasks_own_loss(name: str, config, caplog
     model, retain, forget = learned(name)
     args = config(
         reinit_target_modules=["*"], trim_ratio=0, forget_weight=1.0, projection=False, per_device_forget_batch_size=4,
-        divergence_factor=math.inf,
+        divergence_factor=math.inf, forget_objective="ascent",
     )  # fmt: skip
     with caplog.at_level(logging.WARNING, "scissorhands_hf"):
         trainer = ScissorhandsTrainer(
@@ -217,7 +217,7 @@ def test_the_unseen_part_of_the_evaluation_sets_is_the_measure_where_there_is_on
     model, retain, forget = learned("causal")
     unseen = language(4, 9)
     for name in ("test", "unseen"):
-        args = config(per_device_forget_batch_size=4)
+        args = config(per_device_forget_batch_size=4, forget_objective="ascent")
         trainer = ScissorhandsTrainer(
             model=model, args=args, train_dataset=retain, forget_dataset=forget, eval_dataset={"retain": retain, name: unseen}
         )
@@ -235,8 +235,9 @@ def test_a_ceiling_below_the_first_forget_loss(config, caplog) -> None:
     with caplog.at_level(logging.WARNING, "scissorhands_hf"):
         model, retain, forget = retain_and_forget(tiny_models.tiny_llama)
         ScissorhandsTrainer(
-            model=model, args=config(), train_dataset=retain, forget_dataset=forget, eval_dataset={"unseen": forget}
-        )
+            model=model, args=config(forget_objective="ascent"), train_dataset=retain, forget_dataset=forget,
+            eval_dataset={"unseen": forget},
+        )  # fmt: skip
     assert any("nothing will ascend" in record.message for record in caplog.records)
 
 

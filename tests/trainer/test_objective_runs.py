@@ -1,6 +1,9 @@
 """Runs by the objectives of language models: other answers, what is kept of the original, resuming, and refusals by name."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import tiny_models
 import torch
 from architectures import mixtral
 from safetensors.torch import load_file
-from test_accumulation import tiny_t5
+from test_accumulation import tiny_masked_bert, tiny_t5
 from test_objective_steps import forget_set
 from tiny_data import examples, padded_text, retain_and_forget
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -291,3 +294,57 @@ def test_settings_of_another_objective(settings: dict, match: str, config) -> No
 def test_retain_objectives_of_the_other_door(config) -> None:
     with pytest.raises(ValueError, match="retain_objective='distillation' is not for this door; use 'data' or 'kl'"):
         trainer_for(config, retain_objective="distillation")
+
+
+# ---- The objective that is left open ----
+
+
+def test_causal_language_models_have_another_default_than_the_papers(config) -> None:
+    """By the model; and explicit arguments win."""
+    ascends = {"forget_loss_ceiling": 1e9}
+    assert trainer_for(config).objective.name == "simnpo"
+    assert trainer_for(config).forget_weight == 1.0 and trainer_for(config, forget_weight=0.3).forget_weight == 0.3
+    assert trainer_for(config, **ascends).objective.name == "ascent"
+    assert trainer_for(config, **ascends).forget_weight == 0.05
+    assert trainer_for(config, forget_objective="npo").objective.name == "npo"
+    assert trainer_for(config, recipe="svhn-class", forget_loss_ceiling=1e9).objective.name == "ascent"
+
+    def own(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        return outputs.logits.float().square().mean()
+
+    assert trainer_for(config, compute_loss_func=own, forget_weight=0, projection=False).objective.name == "ascent"
+    for other in (tiny_t5(), tiny_masked_bert()):
+        assert trainer_for(config, other).objective.name == "ascent"
+    model, retain, forget = retain_and_forget(tiny_models.tiny_bert)
+    assert trainer_for(config, model, retain, forget, reinit_target_modules=None).objective.name == "ascent"
+
+
+def test_a_run_by_the_default_says_which_objective_it_was(config) -> None:
+    trainer = trainer_for(config)
+    trainer.train()
+    settings = trainer.report().settings
+    assert (settings["forget_objective"], settings["forget_weight"], settings["objective_beta"]) == ("simnpo", 1.0, 4.5)
+
+
+# ---- Several processes ----
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_of_all_their_examples(tmp_path: Path) -> None:
+    """Of NPO at the original, where its gradient is that of ascent on the sum over an example's tokens, by torch alone."""
+    run = Path(__file__).parents[1] / "distributed_step.py"
+    settings = {"forget_objective": "npo", "retain_objective": "kl", "projection": False, "reference_top_k": 8}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(run), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, json.dumps(settings)], capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    model, forget = tiny_models.tiny_llama()[0], padded_text(8, 1).select(range(4))
+    rows = forget[:]
+    scores = model(input_ids=rows["input_ids"]).logits[:, :-1].log_softmax(-1)
+    labels = rows["labels"][:, 1:]
+    taken = scores.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    (0.3 * (taken * (labels != -100)).sum(1).mean()).backward()  # the divergence from itself has no gradient
+    expected = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    for rank in (0, 1):
+        step = load_file(tmp_path / f"rank-{rank}.safetensors")["step"]
+        assert (step - expected).norm() <= 1e-5 * expected.norm()
