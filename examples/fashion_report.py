@@ -294,6 +294,7 @@ tags:
 
 ```python
 from diffusers import DiffusionPipeline
+
 pipeline = DiffusionPipeline.from_pretrained("{folder.name}")
 pipeline("a photo of a red bag", num_inference_steps={steps}, guidance_scale={scale}).images[0]
 ```
