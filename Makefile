@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Threads wait for each other asleep: on a busy machine spinning ones keep each other from their cores.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo space test test-fast test-browser browser bench docs lint format clean
+.PHONY: help setup demo space test test-fast test-browser browser bench bench-large docs lint format clean
 
 help:
 	@echo "make setup      install everything into .venv, as the other targets do when they need it"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-browser  press the Space's buttons in a headless Chromium; screenshots in out/screenshots"
 	@echo "make docs       the documentation, in out/docs/index.html"
 	@echo "make bench      what each stage costs in time and memory"
+	@echo "make bench-large  memory of erasing from pipelines of real geometry, by stage; up to 14 GB"
 	@echo "make lint       what the linter and the formatter object to"
 	@echo "make format     format and fix the code"
 	@echo "make clean      remove .venv and out/"
@@ -66,6 +67,9 @@ browser:
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+
+bench-large: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py --output out/large
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

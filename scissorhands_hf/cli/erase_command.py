@@ -38,6 +38,7 @@ def _add_own(options: argparse.ArgumentParser) -> None:
     add_option(
         options, "report_images", int, "pictures per prompt of the report; default: 8, fewer with many concepts", metavar="N"
     )
+    add_option(options, "dry_run", bool, "only say what it would need of memory, disk and pictures; no --output needed")
     for name, kind in _SAMPLING.items():
         add_option(options, name, kind, "of the pictures drawn; default: the pipeline's")
     dtypes = ("float32", "float16", "bfloat16")
@@ -81,6 +82,10 @@ def run(args: argparse.Namespace) -> None:
         report = enable_concept_erasure(pipe).erase_concept(
             given.pop("concept"), sampling=sampling, callback=terminal.tell, **given
         )
+        if given.get("dry_run"):
+            if is_main_process():
+                terminal.say(f"{report}. {report.drawn:,} pictures to draw, {report.steps:,} steps.")
+            return
         if not is_main_process():
             return
         pipe.save_pretrained(output, **command.card)

@@ -136,11 +136,13 @@ def model_run(args: argparse.Namespace, required: Sequence[str] = (), libraries:
         ValueError: the card cannot take what it is told.
     """
     given = given_options(args)
-    for name in (*required, "output"):
+    writes = not given.get("dry_run")
+    for name in (*required, *(["output"] if writes else [])):
         if name not in given:
             raise UsageError(f"--{name} is missing; give it on the command line or in the --config file")
-    output = given.pop("output")
-    check_output(output, given.pop("overwrite", False))
+    output, overwrite = given.pop("output", ""), given.pop("overwrite", False)
+    if writes:
+        check_output(output, overwrite)
     card = take(given, field_names(CardOptions))
     CardOptions(**card)  # refuses now what the card could not take in the end
     terminal = Terminal(

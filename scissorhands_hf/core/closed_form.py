@@ -6,7 +6,8 @@ weights below do not depend on how many prompts there are, and the new answer is
 
 `W* = W (⟨c* cᵀ⟩ + κ⟨k kᵀ⟩ + λI) (⟨c cᵀ⟩ + κ⟨k kᵀ⟩ + λI)⁻¹`, with `c* = a + α(a − c)`.
 
-A bias adds the same to every answer and needs no edit.
+A bias adds the same to every answer and needs no edit. What stands to the right of `W` is the same for all layers that read the
+same inputs, and is solved for once.
 """
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 class ClosedFormEdit:
     r"""
     Sums over inputs, from which the weights of all layers that read these inputs are solved. Three matrices of (width, width)
-    are kept, however many inputs there are.
+    are kept, however many inputs there are, and a fourth once a weight was solved for.
 
     Args:
         width (`int`):
@@ -39,6 +40,7 @@ class ClosedFormEdit:
         self.overshoot, self.keep_weight, self.ridge = overshoot, keep_weight, ridge
         self._cross, self._edited, self._kept = (torch.zeros(width, width, dtype=dtype, device=device) for _ in range(3))
         self.edits = self._keeps = 0
+        self._solution: Tensor | None = None
 
     @torch.no_grad()
     def add_edit(self, old: Tensor, new: Tensor) -> None:
@@ -47,6 +49,7 @@ class ClosedFormEdit:
         self._cross += ((1 + self.overshoot) * new - self.overshoot * old).T @ old
         self._edited += old.T @ old
         self.edits += len(old)
+        self._solution = None
 
     @torch.no_grad()
     def add_kept(self, inputs: Tensor) -> None:
@@ -54,6 +57,7 @@ class ClosedFormEdit:
         inputs = inputs.to(self._kept)
         self._kept += inputs.T @ inputs
         self._keeps += len(inputs)
+        self._solution = None
 
     @torch.no_grad()
     def solve(self, weight: Tensor) -> Tensor:
@@ -64,9 +68,14 @@ class ClosedFormEdit:
         """
         if not self.edits:
             raise ValueError("nothing to edit: call add_edit first")
+        if self._solution is None:
+            self._solution = self._solve()
+        return (weight.to(self._solution) @ self._solution).to(weight)
+
+    def _solve(self) -> Tensor:
+        """R A⁻¹ (width, width), with R and A the two sums in brackets."""
         edited = self._edited / self.edits
         base = self.keep_weight * self._kept / max(1, self._keeps)
         base += self.ridge * edited.diagonal().mean() * torch.eye(len(edited), dtype=base.dtype, device=base.device)
-        # W* = W R A⁻¹ with A symmetric, so A W*ᵀ = Rᵀ Wᵀ.
-        answers = weight.to(base) @ (self._cross / self.edits + base)
-        return torch.linalg.solve(edited + base, answers.T).T.to(weight)
+        # A is symmetric, so A (R A⁻¹)ᵀ = Rᵀ.
+        return torch.linalg.solve(edited + base, (self._cross / self.edits + base).T).T

@@ -1,6 +1,7 @@
 from .erase import erase_concept as erase_concept
 from .erasure_config import ConceptErasureConfig as ConceptErasureConfig
 from .erasure_settings import ErasureSettings as ErasureSettings
+from .estimate import ErasureEstimate as ErasureEstimate
 from .mixin import ConceptErasureMixin as ConceptErasureMixin
 from .mixin import enable_concept_erasure as enable_concept_erasure
 from .progress import STAGES as STAGES

@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,19 @@ from ..report import ConceptErasureReport
 from ..trainer.checkpoints import library_versions
 from ..trainer.run_progress import Reporter
 from ..trainer.stage_callback import StageCallback
+from ..trainer.trimming import NOTHING_TRIMMED
 from .adversarial_states import AdversarialStates
 from .erasure_trainer import ConceptErasureTrainer
-from .guard import in_float32, only_denoiser_on_device, original_state, plain_torch, warn_of_shared_parts
-from .material import Examples, Material, gather_material, make_examples
+from .estimate import ErasureEstimate
+from .guard import (
+    activations_checkpointed,
+    in_float32,
+    only_denoiser_on_device,
+    original_state,
+    plain_torch,
+    warn_of_shared_parts,
+)
+from .material import Examples, Material, gather_edit, gather_material, make_examples
 from .progress import ErasureProgress
 from .request import ErasureRequest
 from .workload import Workload
@@ -50,8 +60,9 @@ def erase_concept(
     report_images: int | None = None,
     sampling: dict[str, Any] | None = None,
     concept_type: str | Sequence[str | None] | None = None,
+    dry_run: bool = False,
     **config: Any,
-) -> ConceptErasureReport:
+) -> ConceptErasureReport | ErasureEstimate:
     r"""
     Remove a concept from a diffusers text-to-image pipeline, in place, with no data but what the pipeline draws itself.
 
@@ -97,14 +108,19 @@ def erase_concept(
             portraits). An "attribute" of one thing, as "glasses on people", is taken from that thing alone. One for all
             concepts, or one for each. Default: as the model reads the name when it is added to names of many things. The log
             and `report.notes` say what was assumed, and a warning says where the evidence is weak.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Only check the call, and say what it would need: memory, disk, pictures and steps. The pipeline stays as it is.
         config (*optional*):
             Fields of [`ConceptErasureConfig`], such as `max_steps`, `trim_ratio`, `forget_weight`, `learning_rate`, `seed`.
 
     Returns:
         The report; also appended to `pipe.erasure_reports`, which begins with what was erased before the pipeline was loaded.
+        With `dry_run` an [`ErasureEstimate`].
 
     Raises:
-        TypeError, ValueError: for pipelines, names, pictures and settings that cannot work, before any weight is touched.
+        TypeError, ValueError, ImportError: for pipelines, names, pictures and settings that cannot work, before any weight is
+            touched.
+        MemoryError, OSError: likewise, for too little memory or too little room on disk.
         UnlearningDivergedError: the run diverged; the original weights are back.
     """
     started = time.perf_counter()
@@ -121,28 +137,54 @@ def erase_concept(
         report_images=report_images,
         sampling=sampling,
         concept_type=concept_type,
+        dry_run=dry_run,
         config=config,
     )
     workload = Workload.of(request)
     workload.announce()
+    if dry_run:
+        if request.estimate is None:
+            raise ValueError("dry_run=True needs to know how large pictures are: give sampling={'height': …, 'width': …}")
+        return replace(request.estimate, drawn=workload.drawn)
     reporter = Reporter(workload.timed(callback), started)
     denoiser = request.family.denoiser
     warnings = [*request.warnings, *warn_of_shared_parts(pipe, denoiser)]
     before = _draw_report(request, reporter, last=False)
-    with original_state(denoiser) as moved:
-        material = gather_material(request, reporter)
-        with only_denoiser_on_device(pipe, denoiser), in_float32(denoiser):
-            marked = time.perf_counter()
-            examples = make_examples(request, material, reporter)
-            targets = time.perf_counter() - marked
-            report, change = _train(request, examples, material, reporter)
-            _say_what_changed(report, change, moved())
-        report.seconds |= {"pictures": material.seconds, "targets": targets}
+    with original_state(denoiser, request.changed) as moved:
+        report = _repair(request, reporter, moved) if request.args.max_steps else _edit(request, reporter)
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
         after = _draw_report(request, reporter, last=True)
     _complete(report, request, before, after, warnings, time.perf_counter() - started)
     pipe.erasure_reports = [*pipe.erasure_reports, report]
     return report
+
+
+def _repair(request: ErasureRequest, reporter: Reporter, moved: Callable[[], float]) -> ConceptErasureReport:
+    denoiser = request.family.denoiser
+    material = gather_material(request, reporter)
+    with only_denoiser_on_device(request.pipe, denoiser), in_float32(denoiser, request.changed):
+        marked = time.perf_counter()
+        examples = make_examples(request, material, reporter)
+        targets = time.perf_counter() - marked
+        with activations_checkpointed(denoiser, request.checkpointing):
+            report, change = _train(request, examples, material, reporter)
+        _say_what_changed(report, change, moved())
+    report.seconds |= {"pictures": material.seconds, "targets": targets}
+    return report
+
+
+def _edit(request: ErasureRequest, reporter: Reporter) -> ConceptErasureReport:
+    """The closed-form edit alone, in the pipeline's own dtype."""
+    started = time.perf_counter()
+    edit = gather_edit(request, reporter)
+    edit.apply()
+    return ConceptErasureReport(
+        edit=edit.summary(),
+        settings=request.args.method_settings(),
+        trim=dict(NOTHING_TRIMMED),
+        seconds={"edit": time.perf_counter() - started},
+        versions=library_versions(),
+    )
 
 
 def _train(
@@ -161,6 +203,7 @@ def _train(
         trainer.measure_references()
         trainer.train()
         plain, change = trainer.report(), trainer.change()
+        trainer.release()
     report = ConceptErasureReport(
         edit={} if material.edit is None else material.edit.summary(),
         settings=plain.settings,

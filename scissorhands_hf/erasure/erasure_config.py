@@ -33,8 +33,8 @@ class ConceptErasureConfig(ErasureSettings, ScissorhandsConfig):
             `"ascent"`, `"redirect"`, `"negative_guidance"`, `"removal"` or `"closed_form"` (`erase_concept`'s default).
         logging_steps (`float`, *optional*):
             As in `TrainingArguments`. Default: a fortieth of `max_steps`.
-        per_device_eval_batch_size (`int`, *optional*, defaults to 32):
-            As in `TrainingArguments`.
+        per_device_eval_batch_size (`int`, *optional*):
+            As in `TrainingArguments`. Default: 32, and fewer of pictures whose latents are large.
 
     Raises:
         ValueError: an unknown recipe or choice, or a value outside its range; raised at construction.
@@ -45,7 +45,9 @@ class ConceptErasureConfig(ErasureSettings, ScissorhandsConfig):
     logging_steps: float | None = field(
         default=None, metadata={"help": "Log every X updates steps. Default: a fortieth of max_steps."}
     )
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Noisy examples per device in a measurement."})
+    per_device_eval_batch_size: int | None = field(
+        default=None, metadata={"help": "Noisy examples per device in a measurement. Default: 32, fewer large ones."}
+    )
     forget_objective: str = field(
         default=ASCENT,
         metadata={

@@ -65,10 +65,13 @@ class ErasureSettings:
             are not chosen when others do not.
         evaluations (`int`, *optional*, defaults to 4):
             How often in a run the trade-off between forgetting and damage is measured; the best step's weights are kept.
+        evaluation_examples (`int`, *optional*, defaults to 128):
+            Held-out noisy pictures of the concept, and as many of what is kept, that each measurement is made on.
         patience (`int`, *optional*):
             Stop when that many measurements in a row bring nothing better. Default: never.
         max_steps (`int`, *optional*, defaults to 150):
-            Optimizer steps of repair.
+            Optimizer steps of repair. 0: the closed-form edit alone, in the pipeline's own dtype, without pictures to learn
+            from.
     """
 
     pictures_per_concept: int | None = field(
@@ -100,8 +103,9 @@ class ErasureSettings:
     sensitivity_guidance: float = field(default=0.0, metadata={"help": "Guidance scale of the sensitivity; 0: none."})
     damage_limit: float = field(default=0.05, metadata={"help": "Share by which the kept loss may rise, > 0."})
     evaluations: int = field(default=4, metadata={"help": "Measurements of the trade-off in a run."})
+    evaluation_examples: int = field(default=128, metadata={"help": "Noisy pictures of each set in a measurement."})
     patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
-    max_steps: int = field(default=150, metadata={"help": "Optimizer steps of repair."})
+    max_steps: int = field(default=150, metadata={"help": "Optimizer steps of repair; 0: the closed-form edit alone."})
 
     def erasure_settings(self) -> dict[str, Any]:
         """The values of the fields of this class alone, by name."""
@@ -110,7 +114,9 @@ class ErasureSettings:
     def check_erasure_settings(self) -> None:
         """Raise ValueError, naming the field and its value, for the first choice or number that is out of range."""
         require_choices(self, ErasureSettings)
-        require_count(self, "retain_pictures", "evaluations", "max_steps", "adversarial_every", "adversarial_steps")
+        require_count(self, "retain_pictures", "evaluations", "evaluation_examples", "adversarial_every", "adversarial_steps")
+        if self.max_steps:
+            require_count(self, "max_steps")
         if self.pictures_per_concept is not None:
             require_count(self, "pictures_per_concept")
         require_not_negative(
@@ -132,4 +138,5 @@ class ErasureSettings:
         require(self, "closed_form_ridge", math.isfinite(ridge) and ridge > 0, "must be a number > 0")
         require(self, "damage_limit", self.damage_limit > 0, "must be > 0, as 0.05")
         require(self, "patience", patience is None or patience >= 1, "must be a whole number >= 1, or None")
-        require(self, "evaluations", self.evaluations <= self.max_steps, f"exceeds max_steps={self.max_steps}")
+        allowed = self.max_steps == 0 or self.evaluations <= self.max_steps
+        require(self, "evaluations", allowed, f"exceeds max_steps={self.max_steps}")

@@ -1,10 +1,13 @@
 """The diffusion door's trainer: the same loop as ever, on a denoiser whose loss is computed from noisy pictures."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from accelerate.utils import send_to_device
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
@@ -17,12 +20,13 @@ from .adversarial_states import AdversarialStates
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, collate, mean_squared_error
-from .objectives import OBJECTIVES, guided
+from .objectives import OBJECTIVES, RETAIN_OBJECTIVES, guided
 from .text_edit import TextEdit
 
 
 TRADEOFF = "tradeoff"
 MEMORY_EXAMPLES = 64
+TRAINED = "trained.safetensors"
 
 
 class ConceptErasureTrainer(ScissorhandsTrainer):
@@ -51,7 +55,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
     """
 
     supported_objectives = OBJECTIVES
-    supported_retain_objectives = ("distillation", "data")
+    supported_retain_objectives = RETAIN_OBJECTIVES
     compares_examples = False
     # The trade-off is measured on held-out examples, and more often.
     checked_examples = 16
@@ -261,10 +265,40 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             left = self._mean_loss(self.eval_dataset["forget"], "target") / max(self.forget_reference, 1e-12)
         return left - 1 if self.args.forget_objective == "ascent" else 1 - left
 
+    # ---- Checkpoints of the best step: temporary, and of the trained weights alone ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The trained weights, if they are finite. The pipeline is what is saved in the end. Every process saves its own, for
+        each has a temporary folder of its own."""
+        # `_internal_call` is Trainer's own argument (private by name, as of transformers 5.23).
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_repair(folder)
+        model = self._plain_model()
+        trained = {name: model.get_parameter(name).detach().contiguous() for name in self.scopes.trained}
+        safetensors.torch.save_file(trained, folder / TRAINED)
+
+    def _load_best_model(self) -> None:
+        # Private (as of transformers 5.23); see ScissorhandsTrainer.
+        model = self._plain_model()
+        with safe_open(Path(self.state.best_model_checkpoint) / TRAINED, framework="pt") as file, torch.no_grad():
+            for name in self.scopes.trained:
+                model.get_parameter(name).copy_(file.get_tensor(name))
+
     # ---- What belongs to models of transformers alone ----
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
+
+    def release(self) -> None:
+        """After the run: let go of gradients, of the optimizer's state and of targets. Trainer, its callbacks and accelerate
+        hold each other, and with them these, until the garbage collector comes."""
+        self.model.zero_grad(set_to_none=True)
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+        self._memories = None
+        for examples in (self.train_dataset, self.forget_dataset, *self.eval_dataset.values()):
+            examples.targets = None
 
     def report(self) -> UnlearningReport:
         """As the classification door's, with the measured trade-off in its history."""

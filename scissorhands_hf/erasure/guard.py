@@ -4,7 +4,7 @@ import gc
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..audit.untouched import attributes_kept, random_states_kept
 from ..core.modes import training_modes_kept
@@ -43,11 +44,18 @@ def warn_of_shared_parts(pipe: Any, denoiser: nn.Module) -> list[str]:
 
 
 @contextmanager
-def original_state(denoiser: nn.Module) -> Iterator[Callable[[], float]]:
+def original_state(denoiser: nn.Module, changed: Collection[str] | None = None) -> Iterator[Callable[[], float]]:
     """Run a block that changes the denoiser's weights: all else is as before afterwards, and after an error they are, too. It
-    gets a function that says how far the weights have moved by then, see [`weights_back_after_failure`]."""
+    gets a function that says how far the weights have moved by then, see [`weights_back_after_failure`].
+
+    Args:
+        denoiser (`nn.Module`):
+            Of the pipeline.
+        changed (collection of `str`, *optional*):
+            Names of the weights that the block may change. Default: all.
+    """
     with (
-        weights_back_after_failure(denoiser) as moved,
+        weights_back_after_failure(denoiser, changed) as moved,
         memory_layout_kept(denoiser),
         random_states_kept([denoiser.device]),  # Trainer seeds all global generators
         training_modes_kept(denoiser),
@@ -61,15 +69,23 @@ def original_state(denoiser: nn.Module) -> Iterator[Callable[[], float]]:
 
 
 @contextmanager
-def weights_back_after_failure(module: nn.Module) -> Iterator[Callable[[], float]]:
-    """When the block raises anything, Ctrl-C included, the weights are put back exactly.
+def weights_back_after_failure(module: nn.Module, changed: Collection[str] | None = None) -> Iterator[Callable[[], float]]:
+    """When the block raises anything, Ctrl-C included, the weights that it may have changed (by name; default: all), and all
+    buffers, are put back exactly.
 
     They are kept on disk, in a folder that only this user can read and that is removed at the end, so no second copy lies in
     memory. The block gets a function that tells by what share of their norm they have moved from there.
     """
+    buffers = {name for name, _ in module.named_buffers()}
+    kept = {
+        name: value.contiguous()
+        for name, value in module.state_dict().items()
+        if changed is None or name in changed or name in buffers
+    }
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         backup = Path(folder) / "original.safetensors"
-        safetensors.torch.save_file({name: value.contiguous() for name, value in module.state_dict().items()}, backup)
+        safetensors.torch.save_file(kept, backup)
+        del kept
         try:
             yield partial(_distance, module, backup)
         except BaseException:
@@ -100,6 +116,30 @@ def unfrozen(module: nn.Module) -> Iterator[None]:
     finally:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(wanted[name])
+
+
+@contextmanager
+def activations_checkpointed(denoiser: nn.Module, wanted: bool | None) -> Iterator[None]:
+    """
+    Inside activations are computed again in the backward pass (True) or kept for it (False); None leaves that as it is.
+    Afterwards it is as before.
+
+    Raises:
+        ValueError: a denoiser that cannot.
+    """
+    if wanted is None:
+        yield
+        return
+    with ExitStack() as stack:
+        for module in denoiser.modules():
+            # The public switch writes two attributes into each module that knows it, one of them private.
+            if hasattr(module, "gradient_checkpointing"):
+                stack.enter_context(attributes_kept(module))
+        if wanted:
+            denoiser.enable_gradient_checkpointing()
+        else:
+            denoiser.disable_gradient_checkpointing()
+        yield
 
 
 @contextmanager
@@ -145,14 +185,74 @@ def device_kept(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def in_float32(denoiser: nn.Module) -> Iterator[None]:
-    """Inside, all floating-point weights are float32, in which small updates are not lost; afterwards in their own dtypes."""
-    dtypes = {name: value.dtype for name, value in _floating(denoiser)}
+def in_float32(denoiser: nn.Module, changed: Collection[str] | None = None) -> Iterator[None]:
+    """
+    Inside all is computed in float32, in which small updates are not lost; afterwards weights are in their own dtypes.
+
+    Args:
+        denoiser (`nn.Module`):
+            Of the pipeline.
+        changed (collection of `str`, *optional*):
+            Names of the weights that change. They are held in float32; all others stay as they are, want no gradient, and are
+            read as float32 one module at a time, so that they are not in memory twice. Default: all are held in float32.
+    """
+    if changed is None or not {name for name, _ in denoiser.named_parameters()} - set(changed):
+        changed, owners = None, set(denoiser.modules())
+    else:
+        owners = {denoiser.get_submodule(name.rpartition(".")[0]) for name in changed}
+    others = [module for module in denoiser.modules() if module not in owners and _in_half_precision(module)]
+    held = [value for owner in owners for value in _own_tensors(owner) if value.is_floating_point()]
+    if changed is not None:
+        held = [value for value in held if isinstance(value, nn.Parameter)]
+    dtypes = [value.dtype for value in held]
+    with ExitStack() as stack:
+        for module in others:
+            stack.enter_context(_read_as_float32(module))
+        try:
+            for value in held:
+                _cast(value, torch.float32)
+            yield
+        finally:
+            for value, dtype in zip(held, dtypes, strict=True):
+                _cast(value, dtype)
+
+
+class _Float32(nn.Module):
+    """The view of a weight that its module computes with. Under autocast matrix products have their own dtype."""
+
+    def __init__(self, multiplies: bool):
+        super().__init__()
+        self.multiplies = multiplies
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.multiplies and torch.is_autocast_enabled(weight.device.type):
+            return weight
+        return weight.float()
+
+
+@contextmanager
+def _read_as_float32(module: nn.Module) -> Iterator[None]:
+    multiplies = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    names = [name for name, _ in module.named_parameters(recurse=False)]
     try:
-        _cast(denoiser, dict.fromkeys(dtypes, torch.float32))
+        for name in names:
+            module.get_parameter(name).requires_grad_(False)
+            # Unsafe is what torch calls a view of another dtype, which it need not try to write back.
+            parametrize.register_parametrization(module, name, _Float32(multiplies), unsafe=True)
         yield
     finally:
-        _cast(denoiser, dtypes)
+        # All of a module's, in their order, so that it stays the order in which they are named.
+        for name in names:
+            if parametrize.is_parametrized(module, name):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+
+
+def _own_tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _in_half_precision(module: nn.Module) -> bool:
+    return any(weight.is_floating_point() and weight.dtype != torch.float32 for weight in module.parameters(recurse=False))
 
 
 @contextmanager
@@ -170,15 +270,10 @@ def only_denoiser_on_device(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
             part.to(where)
 
 
-def _floating(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name, value) for name, value in module.state_dict(keep_vars=True).items() if value.is_floating_point())
-
-
-def _cast(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
-    """In place, tensor by tensor: a model may hold several dtypes on purpose."""
-    for name, value in _floating(module):
-        if value.dtype != dtypes[name]:
-            value.data = value.data.to(dtypes[name])
+def _cast(value: torch.Tensor, dtype: torch.dtype) -> None:
+    """In place: a model may hold several dtypes on purpose."""
+    if value.dtype != dtype:
+        value.data = value.data.to(dtype)
 
 
 @torch.no_grad()
@@ -186,15 +281,20 @@ def _distance(module: nn.Module, backup: Path) -> float:
     """‖θ − θ₀‖ / ‖θ₀‖, tensor by tensor, so that no second copy lies in memory."""
     way = size = 0.0
     with safe_open(backup, framework="pt") as file:
-        for name, value in _floating(module):
-            original = file.get_tensor(name).float()
-            way += (value.detach().cpu().float() - original).square().sum(dtype=torch.float64).item()
+        kept = set(file.keys())
+        for name, value in module.state_dict().items():
+            if not value.is_floating_point():
+                continue
+            value = value.cpu().float()
+            original = file.get_tensor(name).float() if name in kept else value
+            way += (value - original).square().sum(dtype=torch.float64).item()
             size += original.square().sum(dtype=torch.float64).item()
     return math.sqrt(way / size) if size else 0.0
 
 
 @torch.no_grad()
 def _restore_weights(module: nn.Module, backup: Path) -> None:
+    weights = module.state_dict(keep_vars=True)
     with safe_open(backup, framework="pt") as file:
-        for name, value in module.state_dict(keep_vars=True).items():
-            value.data.copy_(file.get_tensor(name))
+        for name in file.keys():  # noqa: SIM118 (it is no dict)
+            weights[name].data.copy_(file.get_tensor(name))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..audit.drawing import pictures_at_once, pictures_of_size
 from ..audit.pictures import read_pictures
 from ..trainer.run_progress import Reporter
 from .erasure_config import ConceptErasureConfig
@@ -22,15 +23,14 @@ from .request import ErasureRequest
 from .text_edit import TextEdit
 
 
-# Held-out noisy examples of each set, on which the trade-off is measured.
-EVALUATION_EXAMPLES = 128
-DRAWN_AT_ONCE = 16
+# Held-out noisy examples predicted at once, at most.
+EVALUATED_AT_ONCE = 32
 
 
 @dataclass
 class Material:
-    """Pictures as latents, float32 (n, *latent shape), each with its prompt; all prompts encoded; the edit of text layers, if
-    there is to be one; seconds it took."""
+    """Pictures as latents, float32 (n, *latent shape) on the CPU, each with its prompt; all prompts encoded; the edit of text
+    layers, if there is to be one; seconds it took."""
 
     forget_latents: Tensor
     forget_texts: list[str]
@@ -67,17 +67,17 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
     forget_texts = _forget_texts(list(prompts.asking.values()), forget_count)
 
     to_draw = [texts for texts, given in ((forget_texts, forget_latents), (retain_texts, retain_latents)) if given is None]
-    total = sum(map(len, to_draw))
+    total, at_once = sum(map(len, to_draw)), pictures_at_once(request.pipe, sampling)
     with tqdm(total=total, desc="Pictures", disable=args.disable_tqdm or not total) as bar:
         done = 0
 
         def draw(texts: list[str], offset: int) -> Tensor:
             nonlocal done
             parts = []
-            for start in range(0, len(texts), DRAWN_AT_ONCE):
-                chunk = texts[start : start + DRAWN_AT_ONCE]
+            for start in range(0, len(texts), at_once):
+                chunk = texts[start : start + at_once]
                 seeds = [args.seed * 1_000_003 + offset + start + row for row in range(len(chunk))]
-                parts.append(family.sample_latents(chunk, seeds, sampling).float())
+                parts.append(family.sample_latents(chunk, seeds, sampling).float().cpu())
                 done += len(chunk)
                 bar.update(len(chunk))
                 reporter.tell("pictures", done, total)
@@ -94,6 +94,16 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
         edit.gather(prompts.edits, prompts.kept_texts, retain_latents, partial(reporter.tell, "prompts"))
     seconds = time.perf_counter() - started
     return Material(forget_latents, forget_texts, retain_latents, retain_texts, table, edit, seconds)
+
+
+def gather_edit(request: ErasureRequest, reporter: Reporter) -> TextEdit:
+    """The edit of text layers alone, for which no picture is needed but one, for its size."""
+    family, prompts, args = request.family, request.prompts, request.args
+    size = {name: value for name, value in request.sampling.items() if name in ("height", "width")}
+    latents = family.sample_latents([""], [args.seed], {**size, "num_inference_steps": 2})
+    edit = TextEdit(family, args)
+    edit.gather(prompts.edits, prompts.kept_texts, latents, partial(reporter.tell, "prompts"))
+    return edit
 
 
 def make_examples(request: ErasureRequest, material: Material, reporter: Reporter) -> Examples:
@@ -126,8 +136,10 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     forget_set = material.forget_latents, material.forget_texts
     retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1)
     forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2)
-    retain_eval = examples(*retain_set, EVALUATION_EXAMPLES, 3)
-    forget_eval = examples(*forget_set, EVALUATION_EXAMPLES, 4)
+    retain_eval = examples(*retain_set, args.evaluation_examples, 3)
+    forget_eval = examples(*forget_set, args.evaluation_examples, 4)
+    if args.per_device_eval_batch_size is None:
+        args.per_device_eval_batch_size = min(EVALUATED_AT_ONCE, picture_batch(material.retain_latents))
     _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter, prompts.compounds, recognition)
     return retain, forget, retain_eval, forget_eval
 
@@ -155,8 +167,9 @@ def _forget_texts(asking: list[list[str]], count: int) -> list[str]:
 def _read(family: Family, argument: str, source: Any) -> tuple[Tensor, list[str | None]]:
     pictures, captions = read_pictures(argument, source)
     try:
-        parts = [family.encode_images(pictures[start : start + 16]) for start in range(0, len(pictures), 16)]
-        return torch.cat(parts).float(), captions
+        at_once = pictures_of_size(*pictures[0].size)
+        parts = [family.encode_images(pictures[at : at + at_once]).float().cpu() for at in range(0, len(pictures), at_once)]
+        return torch.cat(parts), captions
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{argument}: {error}") from error
 
@@ -175,7 +188,7 @@ def _fix_targets(
     table = material.table
 
     def predict(batch: dict[str, Tensor], rows: Tensor) -> Tensor:
-        return family.predict(family.denoiser, batch["noisy"], batch["timesteps"], table[rows]).float()
+        return family.predict(family.denoiser, batch["noisy"].to(family.device), batch["timesteps"], table[rows]).float().cpu()
 
     def distilled(batch: dict[str, Tensor]) -> Tensor:
         return predict(batch, batch["prompt"])
@@ -215,7 +228,7 @@ def _fix_targets(
                 rule,
                 batch=picture_batch(examples.latents),
                 on_batch=lambda step, _, before=before: reporter.tell("targets", before + step, total),
-                show_progress=not args.disable_tqdm and len(examples) > EVALUATION_EXAMPLES,
+                show_progress=not args.disable_tqdm and len(examples) > args.evaluation_examples,
                 label="Targets",
             )
         done += len(examples)

@@ -8,6 +8,7 @@ from huggingface_hub import CommitInfo
 from ..hub import push_pipeline, save_pipeline
 from ..report import ConceptErasureReport
 from .erase import erase_concept
+from .estimate import ErasureEstimate
 from .families import family_of
 
 
@@ -19,7 +20,7 @@ class ConceptErasureMixin:
     It has no `__init__`, from whose signature diffusers reads a pipeline's components.
     """
 
-    def erase_concept(self, concept: Any, **kwargs: Any) -> ConceptErasureReport:
+    def erase_concept(self, concept: Any, **kwargs: Any) -> ConceptErasureReport | ErasureEstimate:
         """Remove a concept, in place; see [`erase_concept`]."""
         return erase_concept(self, concept, **kwargs)
 

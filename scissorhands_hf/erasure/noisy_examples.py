@@ -14,7 +14,7 @@ from .families import Family, NoiseProcess
 
 @dataclass(frozen=True)
 class PromptTable:
-    """Encoded prompts, each once. `conditioning`: tensors with one row a prompt, on the denoiser's device, in its dtype."""
+    """Encoded prompts, each once. `conditioning`: tensors with one row a prompt, on the CPU, in the pipeline's dtype."""
 
     rows: dict[str, int]
     conditioning: dict[str, Tensor]
@@ -25,7 +25,7 @@ class PromptTable:
         parts = [family.encode_prompts(unique[start : start + batch]) for start in range(0, len(unique), batch)]
         return cls(
             {prompt: row for row, prompt in enumerate(unique)},
-            {name: torch.cat([part[name] for part in parts]) for name in parts[0]},
+            {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]},
         )
 
     def add(self, rows: Sequence[int]) -> Tensor:
@@ -55,7 +55,7 @@ class NoisyExamples(Dataset):
 
     Args:
         latents (`Tensor`):
-            (pictures, *latent shape), float32.
+            (pictures, *latent shape), float32, on the CPU: examples go to the denoiser's device batch by batch.
         prompts (`Tensor`):
             Rows of each picture's prompt, int64 (pictures,).
         anchors (`Tensor`):

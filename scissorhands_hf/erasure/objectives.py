@@ -10,6 +10,7 @@ from torch import Tensor
 
 
 OBJECTIVES = ("ascent", "redirect", "negative_guidance", "closed_form", "removal")
+RETAIN_OBJECTIVES = ("distillation", "data")
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:

@@ -111,7 +111,10 @@ def gains_by_words(family: Family, table: PromptTable, latents: Tensor, rows: Te
             noisy = noise_process.add_noise(part, noise, timesteps)
             truth = noise_process.target(part, noise, timesteps)
             errors = [
-                (family.predict(family.denoiser, noisy, timesteps, table[asked]).float() - truth).square().flatten(1).sum(1)
+                (family.predict(family.denoiser, noisy.to(family.device), timesteps, table[asked]).float().cpu() - truth)
+                .square()
+                .flatten(1)
+                .sum(1)
                 for asked in (torch.full_like(own, table.rows[""]), own)
             ]
             gains[start : start + batch, column] = (errors[0] - errors[1]).cpu()

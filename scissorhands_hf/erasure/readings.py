@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..audit.untouched import undisturbed
 from .families import Family
+from .noisy_examples import picture_batch
 
 
 PICTURES = 8
@@ -55,12 +56,17 @@ class Readings:
         noise = self._make_noise()
         alphas = family.noise_process().alphas_cumprod
         time = _FLOW_TIME if alphas is None else int(_DIFFUSION_TIME * len(alphas))
-        times = torch.full((len(noise),), time)
+        times, at_once = torch.full((len(noise),), time), picture_batch(noise)
         for prompt in prompts:
             conditioning = {
                 name: value.expand(len(noise), *value.shape[1:]) for name, value in family.encode_prompts([prompt]).items()
             }
-            self._known[prompt] = family.predict(family.denoiser, noise, times, conditioning).float().flatten().cpu()
+            parts = []
+            for start in range(0, len(noise), at_once):
+                rows = slice(start, start + at_once)
+                told = {name: value[rows] for name, value in conditioning.items()}
+                parts.append(family.predict(family.denoiser, noise[rows], times[rows], told))
+            self._known[prompt] = torch.cat(parts).float().flatten().cpu()
 
     def _make_noise(self) -> Tensor:
         if self._noise is None:

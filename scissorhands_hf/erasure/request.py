@@ -13,12 +13,13 @@ from ..trainer.scopes import resolve_scopes
 from .compounds import parts_of
 from .concept_types import check_types, describe_type, doubt
 from .erasure_config import ConceptErasureConfig
+from .estimate import ErasureEstimate, estimate_erasure
 from .families import Family, check_pipeline, family_of
-from .guard import unfrozen
+from .guard import activations_checkpointed, unfrozen
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
-from .settings import build_config, default_sampling
-from .text_edit import check_scope
+from .settings import build_config, default_sampling, wants_checkpointing
+from .text_edit import check_scope, edited_weights
 from .workload import bounded_report, default_pictures
 
 
@@ -35,6 +36,13 @@ class ErasureRequest:
             Of the pipeline.
         args (`ConceptErasureConfig`):
             The settings, with the seed that the generator gave.
+        checkpointing (`bool`, *optional*):
+            Whether activations are computed again in the backward pass; None: as the denoiser is set.
+        trained, changed (`set[str]`):
+            Names of the denoiser's weights that are trained, and of those that are trained or edited; the others stay as they
+            are.
+        estimate (`ErasureEstimate`, *optional*):
+            Of memory and disk; None where nothing says how large pictures are.
         prompts (`ConceptPrompts`):
             All texts of the run.
         notes, warnings (`list[str]`):
@@ -47,7 +55,8 @@ class ErasureRequest:
             Pictures for each prompt of the report; by default a number that `workload` says.
 
     Raises:
-        TypeError, ValueError: for pipelines, names and settings that cannot work.
+        TypeError, ValueError, ImportError: for pipelines, names and settings that cannot work.
+        MemoryError, OSError: there is too little memory, or too little room on disk.
     """
 
     pipe: Any
@@ -62,10 +71,15 @@ class ErasureRequest:
     report_images: int | None = None
     sampling: dict[str, Any] | None = None
     concept_type: str | Sequence[str | None] | None = None
+    dry_run: bool = False
     config: dict[str, Any] = field(default_factory=dict)
 
     family: Family = field(init=False)
     args: ConceptErasureConfig = field(init=False)
+    checkpointing: bool | None = field(init=False)
+    trained: set[str] = field(init=False)
+    changed: set[str] = field(init=False)
+    estimate: ErasureEstimate | None = field(init=False)
     prompts: ConceptPrompts = field(init=False)
     notes: list[str] = field(init=False)
     warnings: list[str] = field(init=False)
@@ -81,10 +95,17 @@ class ErasureRequest:
         compound = any(
             parts_of(name) for name, kind in zip(concepts, given_types, strict=True) if kind not in ("style", "person")
         )
-        self.args = build_config(self.family, self.recipe, anchor, self._seeded(self.config), compound)
+        values = self._seeded(dict(self.config))
+        self.checkpointing = wants_checkpointing(self.family, values)
+        with activations_checkpointed(self.family.denoiser, self.checkpointing):
+            pass  # refused now where it cannot be
+        self.args = build_config(self.family, self.recipe, anchor, values, compound)
         self._check_scopes()
         self.sampling = default_sampling(self.pipe, self.sampling)
         self.family.check_sampling(self.sampling)
+        self.estimate = estimate_erasure(self.family, self.args, self.trained, self.changed, self.checkpointing, self.sampling)
+        if self.estimate is not None and not self.dry_run:
+            self.estimate.check_room(self.family.device)
         if self.judge is not None:
             self.judge = load_judge(self.judge, self.family.device)
         self.prompts = build_prompts(
@@ -139,8 +160,14 @@ class ErasureRequest:
     def _check_scopes(self) -> None:
         with unfrozen(self.family.denoiser):
             scopes = resolve_scopes(self.family.denoiser, self.args)  # patterns that match nothing are refused
-        if self.args.forget_objective == "closed_form" and self.args.trim_ratio:
-            check_scope(self.family, scopes.reinit)
+        edited = set()
+        if self.args.forget_objective == "closed_form":
+            edited = edited_weights(self.family)
+            if self.args.trim_ratio:
+                check_scope(edited, scopes.reinit)
+        self.trained, self.changed = set(scopes.trained), edited
+        if self.args.max_steps:
+            self.changed = edited | self.trained
 
     def _erased_before(self, concepts: list[str]) -> list[str]:
         """Concepts of earlier runs that this one does not erase once more."""

@@ -4,19 +4,26 @@ import dataclasses
 import inspect
 from typing import Any
 
+from ..trainer.checks import check_arguments, check_optimizer
 from ..trainer.recipes import ERASURE_DOOR, get_recipe
 from .erasure_config import ConceptErasureConfig
 from .families import Family
+from .objectives import OBJECTIVES, RETAIN_OBJECTIVES
 
 
 DEFAULT_RECIPE, COMPOUND_RECIPE, REMOVAL_RECIPE = "concept", "compound", "removal"
 WITH_ANCHOR = ("redirect", "closed_form")
 # Above this many weights a denoiser is a foundation model: ESD's learning rate and small batches, instead of the values
-# measured on the pipeline in spaces_demo (1.2M weights).
+# measured on the pipeline in spaces_demo (1.2M weights); and of its weights those that read text and may be trimmed.
 LARGE_DENOISER = 50_000_000
-_LARGE = {"learning_rate": 1e-5, "per_device_train_batch_size": 4}
+_LARGE = {
+    "learning_rate": 1e-5,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 4,
+    "optim": "adamw_torch_fused",
+}
 # At that rate so short a repair brings back no weights that were cut.
-_LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 4, "trim_ratio": 0.0}
+_LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 1, "trim_ratio": 0.0}
 # Set by erase_concept itself.
 _RESERVED = {
     "output_dir": "checkpoints of a run are temporary; save the result with pipe.save_pretrained(folder)",
@@ -26,6 +33,8 @@ _RESERVED = {
     "load_best_model_at_end": "the best step is always kept; see evaluations and damage_limit",
     "remove_unused_columns": "the columns are those that erase_concept makes",
     "torch_compile": "compile the pipeline after erasing",
+    "gradient_checkpointing_kwargs": "denoisers of diffusers take none; see gradient_checkpointing",
+    "activation_checkpointing_kwargs": "denoisers of diffusers take none; see activation_checkpointing",
 }
 _MOST_STEPS = 25  # of the sampler, for pictures to learn from
 
@@ -38,7 +47,8 @@ def build_config(
 
     Raises:
         TypeError: an argument that no field has.
-        ValueError: an argument that erase_concept sets itself, or a combination that contradicts itself.
+        ValueError: an argument that erase_concept sets itself, a combination that contradicts itself, or what cannot work here.
+        ImportError: the optimizer's package is missing.
     """
     known = {f.name for f in dataclasses.fields(ConceptErasureConfig)}
     for name, value in values.items():
@@ -54,19 +64,45 @@ def build_config(
         if objective not in (None, *WITH_ANCHOR) or chosen == "removal":
             raise ValueError(f"forget_objective={chosen!r} does not use anchor={anchor!r}; leave one of them out")
         values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
-    size = sum(parameter.numel() for parameter in family.denoiser.parameters())
-    if size > LARGE_DENOISER and recipe in (None, REMOVAL_RECIPE):
+    large = recipe in (None, REMOVAL_RECIPE) and weights_of(family) > LARGE_DENOISER
+    if large:
         values = {**(_LARGE if recipe is None else _LARGE_REMOVAL), **values}
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
-    # Denoisers have a switch of their own, which Trainer does not know.
-    checkpointing = [values.pop(name, False) for name in ("gradient_checkpointing", "activation_checkpointing")]
     args = ConceptErasureConfig(output_dir="unused", **values)
-    if args.reinit_target_modules is None:
+    if args.reinit_target_modules is None and args.trim_ratio:
         args.reinit_target_modules = list(family.reinit_patterns)
-    if any(checkpointing):
-        family.denoiser.enable_gradient_checkpointing()
+    # Removal was found to work with all weights; whether fewer do is not known.
+    if large and args.forget_objective != "removal" and "trainable_target_modules" not in values:
+        args.trainable_target_modules = [*family.text_patterns, *(args.reinit_target_modules or ())]
+    if args.max_steps == 0 and (args.forget_objective != "closed_form" or args.trim_ratio):
+        raise ValueError(
+            f"max_steps=0 leaves the closed-form edit alone, and forget_objective={args.forget_objective!r} with "
+            f"trim_ratio={args.trim_ratio:g} needs repair. Give max_steps, or forget_objective='closed_form' and trim_ratio=0."
+        )
+    check_arguments(args, OBJECTIVES, RETAIN_OBJECTIVES)
+    check_optimizer(args, family.denoiser)
     return args
+
+
+def wants_checkpointing(family: Family, values: dict[str, Any]) -> bool | None:
+    """
+    Whether activations of the denoiser are to be computed again in the backward pass instead of kept. Denoisers have a switch
+    of their own for that, which Trainer does not know, so the argument is taken out of `values`.
+
+    Returns:
+        As the user says; else True for a large denoiser, and None, to leave its switch as it is, for a small one.
+    """
+    said = [values.pop(name) for name in ("gradient_checkpointing", "activation_checkpointing") if name in values]
+    said = [bool(value) for value in said if value is not None]
+    if said:
+        return any(said)
+    return True if weights_of(family) > LARGE_DENOISER else None
+
+
+def weights_of(family: Family) -> int:
+    """How many weights the denoiser has."""
+    return sum(parameter.numel() for parameter in family.denoiser.parameters())
 
 
 def default_sampling(pipe: Any, sampling: dict[str, Any] | None) -> dict[str, Any]:

@@ -20,13 +20,17 @@ SAME = 1e-5
 PROMPTS_AT_ONCE = 16
 
 
-def check_scope(family: Family, reinit: Iterable[str]) -> None:
+def edited_weights(family: Family) -> set[str]:
+    """Names of the weights of a family's denoiser that the edit solves for."""
+    parts = family.text_inputs(family.encode_prompts([""]), torch.empty(1, 1, 8, 8, device=family.device))
+    return {f"{layer}.weight" for part in parts for layer in part.layers}
+
+
+def check_scope(edited: set[str], reinit: Iterable[str]) -> None:
     """
     Raises:
         ValueError: weights that the edit solves for are in the scope of re-initialisation.
     """
-    parts = family.text_inputs(family.encode_prompts([""]), torch.empty(1, 1, 8, 8, device=family.device))
-    edited = {f"{layer}.weight" for part in parts for layer in part.layers}
     if both := sorted(edited & set(reinit)):
         raise ValueError(
             f"reinit_target_modules holds {both[0]!r}, which forget_objective='closed_form' solves for, so cutting it would be "

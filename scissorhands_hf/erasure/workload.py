@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from .estimate import ErasureEstimate
 from .progress import ErasureProgress
 
 
@@ -92,6 +93,8 @@ class Workload:
             Of repair.
         examples (`int`):
             Noisy pictures in a step, the concepts' and kept ones together.
+        estimate (`ErasureEstimate`, *optional*):
+            Of memory and disk.
         speaks (`bool`, *optional*, defaults to `True`):
             Whether this process is the one that logs.
     """
@@ -102,6 +105,7 @@ class Workload:
     reported: int
     steps: int
     examples: int
+    estimate: ErasureEstimate | None = None
     speaks: bool = True
 
     @classmethod
@@ -109,11 +113,12 @@ class Workload:
         args, count = request.args, len(request.prompts.concepts)
         return cls(
             concepts=count,
-            learned=0 if request.forget_images is not None else args.pictures_per_concept * count,
-            kept=0 if request.retain_images is not None else args.retain_pictures,
+            learned=0 if request.forget_images is not None or not args.max_steps else args.pictures_per_concept * count,
+            kept=0 if request.retain_images is not None or not args.max_steps else args.retain_pictures,
             reported=2 * request.report_images * len(request.prompts.report),
             steps=args.max_steps,
             examples=(args.per_device_train_batch_size + args.forget_batch_size) * args.gradient_accumulation_steps,
+            estimate=request.estimate,
             speaks=args.should_log,
         )
 
@@ -149,6 +154,8 @@ class Workload:
             logger.warning("%s. That is much; lower %s for less.", self, ", ".join(large))
         else:
             logger.info("%s.", self)
+        if self.estimate is not None:
+            self.estimate.announce()
 
     def timed(self, callback: Callable[[ErasureProgress], None] | None) -> Callable[[ErasureProgress], None]:
         """`callback`, which may be None; after the first pictures it is logged how long all of them will take."""

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, is_compiled_module
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..core.sensitivity import is_finite
@@ -73,13 +73,31 @@ def check_arguments(args: TrainingArguments | None, objectives: Sequence[str], r
     args.check_hub_strategy()  # again: `args.set_push_to_hub` does not
 
 
+def check_optimizer(args: TrainingArguments, model: nn.Module) -> None:
+    """
+    Find out whether Trainer will be able to make its optimizer, which it tries when all else is done.
+
+    Raises:
+        ImportError: the optimizer's package is missing.
+        ValueError: the optimizer needs further settings.
+    """
+    name = getattr(args.optim, "value", args.optim)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, model)
+    except ImportError as error:
+        raise ImportError(f"optim={name!r} needs a package that is missing. {error}") from error
+    except ValueError as error:
+        raise ValueError(f"optim={name!r} cannot be made. {error}") from error
+
+
 def check_distributed(accelerator: Accelerator) -> None:
     """Reject launchers' own plugins (`accelerate launch --use_deepspeed`, `--use_fsdp`), which no argument shows."""
     kind = accelerator.distributed_type
     if kind in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA):
         raise ValueError(
             f"the launcher chose {kind.value}, under which gradients cannot be projected before the optimizer's step. "
-            "Launch with plain data parallelism: accelerate launch --multi_gpu (or --cpu)."
+            "Launch with plain data parallelism: accelerate launch --multi_gpu; on CPUs torchrun --nproc_per_node N, of which "
+            "accelerate launch --cpu would start one process."
         )
 
 

@@ -143,6 +143,8 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         )
         checks.check_distributed(self.accelerator)
         self.read_texts(data_collator, model_columns(self.model, self.label_names))
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            checks.check_optimizer(args, self.model)
         checks.check_labels("train_dataset", train_dataset, self.model)
         checks.check_labels("forget_dataset", forget_dataset, self.model)
         self._check_evaluations()

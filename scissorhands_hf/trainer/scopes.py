@@ -56,7 +56,9 @@ def resolve_scopes(model: nn.Module, args: ScissorhandsConfig) -> Scopes:
         return list(dict.fromkeys(first_name[id(parameter)] for parameter in parameters.values()))
 
     trained = select("trainable_target_modules", trainable)
-    if args.reinit_target_modules is None:
+    if args.reinit_target_modules is None and args.trim_ratio == 0:
+        origin, reinit = "trim_ratio=0", {}
+    elif args.reinit_target_modules is None:
         origin, reinit = default_reinit_scope(model, trained)
     else:
         origin, reinit = "reinit_target_modules", select("reinit_target_modules", trained)

@@ -71,3 +71,19 @@ def test_an_edit_of_nothing_is_refused():
     edit.add_kept(random(3, WIDTH, seed=0))
     with pytest.raises(ValueError, match="nothing to edit"):
         edit.solve(random(OUTPUTS, WIDTH, seed=1))
+
+
+def test_layers_of_the_same_inputs_are_solved_for_once_and_again_when_more_is_added(monkeypatch):
+    solve, solved = torch.linalg.solve, []
+    monkeypatch.setattr(torch.linalg, "solve", lambda *args: solved.append(args) or solve(*args))
+    edit = ClosedFormEdit(WIDTH, 1.0, 2.0, 0.01)
+    edit.add_edit(random(3, WIDTH, seed=1), random(3, WIDTH, seed=2))
+    first, second, first_again = (edit.solve(random(OUTPUTS, WIDTH, seed=seed)) for seed in (0, 5, 0))
+    assert len(solved) == 1 and torch.equal(first, first_again) and not torch.equal(first, second)
+    for number, add in enumerate(
+        (lambda: edit.add_kept(random(9, WIDTH, seed=3)), lambda: edit.add_edit(*random(2, 1, WIDTH, seed=4))), 2
+    ):
+        add()
+        again = edit.solve(random(OUTPUTS, WIDTH, seed=0))
+        assert len(solved) == number and not torch.allclose(again, first)
+        first = again

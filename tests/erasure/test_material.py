@@ -118,7 +118,7 @@ def test_the_sensitivity_takes_the_denoising_loss_of_the_concept(tmp_path):
 def test_the_retain_sensitivity_takes_the_denoising_loss_of_what_is_kept(tmp_path):
     # The retain pictures' targets are the original's own predictions, at which their loss has no gradient.
     pipe = tiny_stable_diffusion()
-    trainer = trainer_of(pipe, tmp_path, saliency="relative")
+    trainer = trainer_of(pipe, tmp_path, saliency="relative", trim_ratio=0.05)
     retain, weight = trainer.train_dataset, pipe.unet.conv_in.weight
     batch = collate([retain[index] for index in range(2)])
     text_of = {row: text for text, row in trainer.table.rows.items()}
@@ -129,7 +129,6 @@ def test_the_retain_sensitivity_takes_the_denoising_loss_of_what_is_kept(tmp_pat
     (compute,) = trainer.retain_losses([[0, 1]])
     measured = connection_sensitivity([compute], {"w": weight})["w"]
     assert measured.max() > 0 and torch.allclose(measured, (weight * gradient).abs().detach(), rtol=1e-3, atol=1e-8)
-    trainer.args.trim_ratio = 0.05
     assert trainer.trim()["trimmed"] > 0
 
 

@@ -249,6 +249,7 @@ class Named:
 
     def __init__(self, noise, errors):
         self.noise, self.errors, self.denoiser = noise, errors, torch.nn.Identity()
+        self.device = torch.device("cpu")
 
     def noise_process(self):
         return self.noise
@@ -415,5 +416,6 @@ def test_a_large_denoiser_is_given_smaller_steps_and_keeps_its_weights(monkeypat
     assert small.learning_rate > 1e-4 and small.trim_ratio > 0
     monkeypatch.setattr(settings, "LARGE_DENOISER", 10)
     large = build_config(family, "removal", None, {"max_steps": 30})
-    assert (large.learning_rate, large.trim_ratio, large.forget_batch_size, large.max_steps) == (1e-5, 0.0, 4, 30)
+    assert (large.learning_rate, large.trim_ratio, large.max_steps) == (1e-5, 0.0, 30)
+    assert (large.forget_batch_size, large.gradient_accumulation_steps) == (1, 4)  # of four pictures, one at a time
     assert build_config(family, "removal", None, {"trim_ratio": 0.01}).trim_ratio == 0.01

@@ -1,11 +1,13 @@
 """Bad input gets an error that names argument, value and way out, before any weight is touched."""
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_models
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_data import examples, retain_and_forget
@@ -14,6 +16,7 @@ from transformers import BitsAndBytesConfig, TrainingArguments
 
 from scissorhands_hf import ScissorhandsTrainer
 from scissorhands_hf.hub import UploadRefusedError
+from scissorhands_hf.trainer import checks
 
 
 def refused(error: type[Exception], match: str, config: Any, settings: dict | None = None, **changes: Any) -> None:
@@ -218,3 +221,15 @@ def test_pushing_before_training_and_what_stock_code_cannot_load(config) -> None
 def test_what_the_card_takes(settings: dict, match: str, config) -> None:
     with pytest.raises(ValueError, match=match):
         config(**settings)
+
+
+def test_a_launcher_of_sharded_training_is_told_of_one_that_starts_every_process() -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one (accelerate 1.15)."""
+    with pytest.raises(ValueError, match="FSDP.*--multi_gpu; on CPUs torchrun --nproc_per_node N") as refusal:
+        checks.check_distributed(SimpleNamespace(distributed_type=DistributedType.FSDP))
+    assert "(or --cpu)" not in str(refusal.value)
+
+
+def test_an_optimizer_without_its_package_is_refused_at_construction(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    refused(ImportError, "optim='adamw_bnb_8bit' needs a package that is missing", config, {"optim": "adamw_bnb_8bit"})

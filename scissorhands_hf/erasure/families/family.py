@@ -42,6 +42,8 @@ class Family(ABC):
     """Components that must be there."""
     reinit_patterns: ClassVar[list[str]]
     """Default scope of re-initialisation, as patterns for `scopes.match_parameters`."""
+    text_patterns: ClassVar[list[str]]
+    """Weights that read text, as patterns: what is trained of a large denoiser by default."""
     call_arguments: ClassVar[dict[str, Any]] = {}
     """What the pipeline's call is given for every picture, beside the prompt and the user's `sampling`."""
 

@@ -10,6 +10,10 @@ from .noise import NoiseProcess, diffusion_noise, flow_noise
 from .text_inputs import TextInputs, linear_layers
 
 
+# Where text enters, and the keys and values that pictures read it by in the blocks that have their own for text.
+_JOINT_TEXT = ["context_embedder", "time_text_embed.text_embedder.linear_1", "*.attn.add_[kv]_proj.*"]
+
+
 class StableDiffusion3Family(Family):
     """Stable Diffusion 3 and 3.5: two CLIP text encoders and, unless it was left out, a T5; a flow."""
 
@@ -17,6 +21,7 @@ class StableDiffusion3Family(Family):
     denoiser_name = "transformer"
     parts = ("vae", "transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     reinit_patterns = ["*.attn.*"]
+    text_patterns = _JOINT_TEXT
 
     def check(self) -> None:
         self._require_parts(self.parts)
@@ -87,6 +92,7 @@ class FluxFamily(Family):
     denoiser_name = "transformer"
     parts = ("vae", "transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     reinit_patterns = ["*.attn.*"]
+    text_patterns = _JOINT_TEXT
 
     def check(self) -> None:
         self._require_parts(self.parts)
@@ -158,6 +164,7 @@ class PixArtFamily(Family):
     denoiser_name = "transformer"
     parts = ("vae", "transformer", "text_encoder", "tokenizer")
     reinit_patterns = ["*.attn1.*"]
+    text_patterns = ["*.attn2.to_k.*", "*.attn2.to_v.*"]
     # Cleaning needs packages that may be missing here and there where the result is used; prompts are lower-cased without it.
     call_arguments = {"clean_caption": False}
 

@@ -18,6 +18,7 @@ class StableDiffusionFamily(Family):
     # The reference cuts the self-attention of two of the decoder's blocks (recipes "stable-diffusion-…"); here of all of them,
     # whatever the number and place of a UNet's attention blocks.
     reinit_patterns = ["up_blocks.*attn1.*"]
+    text_patterns = ["*.attn2.to_k.*", "*.attn2.to_v.*"]
     parts = ("vae", "unet", "text_encoder", "tokenizer")
     _addition_embed_type: str | None = None
 
@@ -84,6 +85,7 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
     """Stable Diffusion XL: two CLIP text encoders, the second one's pooled text, and the picture's size as time ids."""
 
     name = "stable-diffusion-xl"
+    text_patterns = [*StableDiffusionFamily.text_patterns, "add_embedding.linear_1"]
     parts = ("vae", "unet", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     _addition_embed_type = "text_time"
 
