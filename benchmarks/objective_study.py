@@ -85,6 +85,8 @@ class AuthorsBed:
         rows = [json.loads(line) for line in (options.data / "authors.jsonl").read_text(encoding="utf-8").splitlines()]
         general = (options.data / "general.txt").read_text(encoding="utf-8").splitlines()
         self.rows = {part: [row for row in rows if row["part"] == part] for part in ("forget", "retain")}
+        holdout = (options.data / "holdout.jsonl").read_text(encoding="utf-8").splitlines()
+        self.rows["unseen"] = [json.loads(line) for line in holdout]
         self.general = [encode_row(self.tokenizer, TextRow("", text)) for text in general if text.strip()]
 
     def encode(self, row: dict[str, Any], answer: str = "answer") -> EncodedText:
@@ -160,6 +162,7 @@ class AuthorsBed:
             data_collator=self.collate,
             train_dataset=self.examples("retain"),
             forget_dataset=self.examples("forget"),
+            eval_dataset={"unseen": self.examples("unseen")},  # by which ascent knows where to stop
             processing_class=self.tokenizer,
         )
         trainer.train()
