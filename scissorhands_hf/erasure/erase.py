@@ -155,7 +155,7 @@ def erase_concept(
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
         after = _draw_report(request, reporter, last=True)
     _complete(report, request, before, after, warnings, time.perf_counter() - started)
-    pipe.erasure_reports = [*pipe.erasure_reports, report]
+    pipe.erasure_reports = [*request.earlier, report]
     return report
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ..audit import Judge, load_judge
 from ..hub.earlier import earlier_reports
+from ..report import ConceptErasureReport
 from ..trainer.scopes import resolve_scopes
 from .compounds import parts_of
 from .concept_types import check_types, describe_type, doubt
@@ -32,6 +33,8 @@ class ErasureRequest:
     A checked call. The arguments are those of [`erase_concept`]; of them are made:
 
     Args:
+        earlier (`list[ConceptErasureReport]`):
+            Of erasures before this one.
         family (`Family`):
             Of the pipeline.
         args (`ConceptErasureConfig`):
@@ -74,6 +77,7 @@ class ErasureRequest:
     dry_run: bool = False
     config: dict[str, Any] = field(default_factory=dict)
 
+    earlier: list[ConceptErasureReport] = field(init=False)
     family: Family = field(init=False)
     args: ConceptErasureConfig = field(init=False)
     checkpointing: bool | None = field(init=False)
@@ -129,12 +133,13 @@ class ErasureRequest:
         self.warnings += unknown
 
     def _recall_erasures(self) -> list[str]:
-        """Give a pipeline that was loaded after an erasure its reports back. Returns a warning where they cannot be had."""
+        """What was erased before, also from a pipeline that was loaded since. Returns a warning where that cannot be had."""
         if hasattr(self.pipe, "erasure_reports"):
+            self.earlier = list(self.pipe.erasure_reports)
             return []
-        self.pipe.erasure_reports, unknown = earlier_reports(self.pipe.name_or_path)
-        if self.pipe.erasure_reports:
-            names = [name for report in self.pipe.erasure_reports for name in report.concepts]
+        self.earlier, unknown = earlier_reports(self.pipe.name_or_path)
+        if self.earlier:
+            names = [name for report in self.earlier for name in report.concepts]
             logger.info("Erased from this pipeline before it was loaded: %s", ", ".join(names))
         if unknown is not None:
             logger.warning("%s", unknown)
@@ -171,7 +176,7 @@ class ErasureRequest:
 
     def _erased_before(self, concepts: list[str]) -> list[str]:
         """Concepts of earlier runs that this one does not erase once more."""
-        before = [name for report in self.pipe.erasure_reports for name in report.concepts]
+        before = [name for report in self.earlier for name in report.concepts]
         if again := set(concepts) & set(before):
             logger.warning("%s was erased from this pipeline before; it is erased once more", ", ".join(sorted(again)))
         return [name for name in before if name not in again]
