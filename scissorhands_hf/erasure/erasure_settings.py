@@ -52,8 +52,10 @@ class ErasureSettings:
         adversarial_states (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which half of the
             forget examples are then asked for.
-        adversarial_every, adversarial_steps (`int`, *optional*, defaults to 20 and 8):
-            They are renewed at every n-th step of repair, by so many steps of Adam.
+        adversarial_every (`int`, *optional*, defaults to 20):
+            They are renewed at every n-th step of repair.
+        adversarial_steps (`int`, *optional*, defaults to 8):
+            Of Adam, at each renewal.
         redirect_teacher (`str`, *optional*, defaults to `"frozen"`):
             Whose prediction for the anchor's prompt the objective `"redirect"` follows: the frozen original's, or that of the
             model in training (`"live"`, as in the reference).

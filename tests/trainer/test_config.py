@@ -192,7 +192,7 @@ def test_a_recipe_is_not_changed_by_the_configuration_made_from_it(tmp_path) -> 
         (
             ConceptErasureConfig,
             "svhn-class",
-            r"is for ScissorhandsTrainer\. Those for erase_concept: compound, concept, s",
+            r"is for ScissorhandsTrainer\. Those for erase_concept: compound, concept, removal, s",
         ),
         (ConceptErasureConfig, "stable-difusion-class", r"is not known\. Did you mean 'stable-diffusion-class'\?"),
     ],
@@ -256,7 +256,9 @@ def test_an_erasures_schedule_follows_from_its_length(tmp_path) -> None:
     args = ConceptErasureConfig(str(tmp_path), max_steps=80, evaluations=4)
     assert (args.eval_strategy, args.eval_steps, args.save_strategy, args.save_steps) == ("steps", 20, "steps", 20)
     assert args.load_best_model_at_end and args.metric_for_best_model == "eval_tradeoff" and args.greater_is_better is False
-    assert (args.logging_steps, args.per_device_eval_batch_size, args.remove_unused_columns) == (2, 32, False)
+    # How many noisy pictures are evaluated at once is known with their size; a number of the user's own stays.
+    assert (args.logging_steps, args.per_device_eval_batch_size, args.remove_unused_columns) == (2, None, False)
+    assert ConceptErasureConfig(str(tmp_path), per_device_eval_batch_size=5).per_device_eval_batch_size == 5
     assert ConceptErasureConfig(str(tmp_path), logging_steps=7).logging_steps == 7
     with pytest.raises(ValueError, match=r"^eval_steps=5 cannot be set: max_steps and evaluations say when"):
         ConceptErasureConfig(str(tmp_path), eval_steps=5)
