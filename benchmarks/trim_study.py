@@ -1,9 +1,10 @@
 """What may be cut? Ways to choose and to replace weights, before and after repair, on a language model and on a classifier.
 
     python benchmarks/trim_study.py language --model MODEL --output out/trim-language --seeds 1 2 3
-    python benchmarks/trim_study.py classifier --output out/trim-classifier --seeds 1 2 3
+    python benchmarks/trim_study.py classifier --output out/trim-classifier --seeds 1 2 3 --task class
 
-MODEL is a causal language model that was taught the invented authors (examples/teach_authors.py). Each setting is run on each
+MODEL is a causal language model that was taught the invented authors (examples/teach_authors.py); the classifier is that of the
+Space. Each setting is run on each
 seed; what is measured right after the trim and at the end of the run is kept in the output folder, one JSON file a run, and
 those that are there already are not run again. Prints a table of means over the seeds.
 """
@@ -16,14 +17,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
+from scissorhands_hf.audit import unlearning_metrics
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 # Of the middle half of the blocks: where edits of facts are made, and what is left of them by the rest of the network.
 MIDDLE_MLP, ATTENTION_OUTPUTS = "middle MLP", "attention outputs"
@@ -46,6 +50,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "relative, 3 % of attention outputs": {"trim_ratio": 0.03, "saliency": "relative", "scope": ATTENTION_OUTPUTS, **SCOPE},
     "3 % of the scope, at most 2 x": {"trim_ratio": 0.03, "trim_damage_limit": 2.0, **SCOPE},
     "3 % of the scope, at most 1.2 x": {"trim_ratio": 0.03, "trim_damage_limit": 1.2, **SCOPE},
+    "0.1 %, at most 1.1 x": {"trim_ratio": 0.001, "trim_damage_limit": 1.1},
+}
+# Changes of the recipe that was tuned for the classifier's task.
+CLASSIFIER_SETTINGS: dict[str, dict[str, Any]] = {
+    "no trim": {"trim_ratio": 0.0},
+    "as tuned": {},
+    "own scale": {"reinit_scale": "own"},
+    "relative": {"saliency": "relative"},
+    "relative, own scale": {"saliency": "relative", "reinit_scale": "own"},
+    "each tensor": {"threshold_scope": "tensor"},
+    "relative, each tensor": {"saliency": "relative", "threshold_scope": "tensor"},
+    "at most 1.2 x": {"trim_damage_limit": 1.2},
+    "at most 2 x": {"trim_damage_limit": 2.0},
+    "at most 10 x": {"trim_damage_limit": 10.0},
+    "no recipe": {"recipe": None},
+    "no recipe, at most 1.1 x": {"recipe": None, "trim_damage_limit": 1.1},
 }
 
 
@@ -59,6 +79,8 @@ def scope_patterns(scope: str, layers: int) -> list[str]:
 
 class LanguageBed:
     """The invented authors, of whom two are to be forgotten."""
+
+    settings = SETTINGS
 
     def __init__(self, options: argparse.Namespace):
         from invented_authors import GENERAL, author_pairs  # its own data
@@ -96,7 +118,7 @@ class LanguageBed:
             max_steps=self.options.steps,
             per_device_train_batch_size=8,
             divergence_factor=1e9,
-            **settings,
+            **{"trim_damage_limit": math.inf, **settings},
         )
         return ScissorhandsTrainer(
             model=model,
@@ -136,33 +158,25 @@ class LanguageBed:
 
 
 class ClassifierBed:
-    """The classifier of examples/demo.py, which is to forget a class or random examples by the recipe tuned for it."""
+    """The shipped classifier, which is to forget the class, or the random tenth of its images, that the seed says."""
+
+    settings = CLASSIFIER_SETTINGS
 
     def __init__(self, options: argparse.Namespace):
-        from demo import select
-        from fashion_mnist import load_split
+        from spaces_demo import classifier  # its own data lies beside it
 
-        self.options = options
-        self.train, self.test = load_split("train").select(range(6000)), load_split("test")
-        self.select = lambda seed: select(self.train, self.test, options.task, seed)
-
-    def _original(self, seed: int) -> Any:
-        from fashion_mnist import train_from_scratch
-        from transformers import ResNetForImageClassification
-
-        folder = self.options.output / f"original-{seed}"
-        if not folder.is_dir():
-            model, _ = train_from_scratch("small", self.train, seed, 10, str(self.options.output / "training"))
-            model.save_pretrained(folder)
-        return ResNetForImageClassification.from_pretrained(folder)
+        self.options, self.room = options, classifier
+        self.train, self.test = classifier.load_images("train"), classifier.load_images("test")
 
     def trainer(self, settings: dict[str, Any], seed: int) -> ScissorhandsTrainer:
-        settings = dict(settings)
-        if "scope" in settings:
-            raise ValueError("scopes of language models mean nothing here")
+        labels, of_class = self.train.labels, self.options.task == "class"
+        tenth = np.random.default_rng(seed).permutation(len(labels)) < len(labels) // 10
+        chosen = labels == seed % 10 if of_class else tenth
+        test = self.test.where(self.test.labels != seed % 10) if of_class else self.test
+        self.sets = {"forget": self.train.where(chosen), "retain": self.train.where(~chosen), "test": test}
+        settings = {"recipe": f"fashion-mnist-{self.options.task}", "trim_damage_limit": math.inf, **settings}
         args = ScissorhandsConfig(
             output_dir=str(self.options.output / "run"),
-            recipe=f"fashion-mnist-{self.options.task}",
             seed=seed,
             save_strategy="no",
             remove_unused_columns=False,
@@ -172,21 +186,23 @@ class ClassifierBed:
             divergence_factor=1e9,
             **settings,
         )
-        self.sets = self.select(seed)
         return ScissorhandsTrainer(
-            model=self._original(seed), args=args, train_dataset=self.sets["retain"], forget_dataset=self.sets["forget"]
+            model=self.room.load_classifier(),
+            args=args,
+            train_dataset=self.sets["retain"],
+            forget_dataset=self.sets["forget"],
         )
 
     def measure(self, trainer: ScissorhandsTrainer, end: bool) -> dict[str, float]:
-        from demo import measure
-
-        figures = {"retain loss": trainer.measure_retain_loss()}
-        return {**figures, **measure(trainer.model, self.sets, self.options.output / "run")}
+        """The retain loss on its fixed examples, and UA, RA, TA and MIA in percent."""
+        model = trainer.model
+        logits = {name: (self.room.predict_logits(model, images), images.labels) for name, images in self.sets.items()}
+        return {"retain loss": trainer.measure_retain_loss(), **unlearning_metrics(logits)}
 
 
 def run(bed: LanguageBed | ClassifierBed, name: str, seed: int) -> dict[str, Any]:
     """What is measured of one setting on one seed: before, right after the trim, and at the end."""
-    trainer = bed.trainer(SETTINGS[name], seed)
+    trainer = bed.trainer(bed.settings[name], seed)
     record: dict[str, Any] = {"setting": name, "seed": seed}
     if name == "no trim":
         record["original"] = bed.measure(trainer, end=True)
@@ -237,7 +253,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder of the language model that knows the authors")
     parser.add_argument("--author_seed", type=int, default=0, help="of the authors that it was taught")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", help="names of settings; default: all")
     parser.add_argument("--steps", type=int, default=30, help="of the language model's repair")
     parser.add_argument("--learning_rate", type=float, default=5e-5, help="of the language model's repair")
     parser.add_argument("--task", choices=("class", "random"), default="class", help="of the classifier")
@@ -249,7 +265,7 @@ def main() -> None:
     bed = (LanguageBed if options.bed == "language" else ClassifierBed)(options)
     records = []
     for seed in options.seeds:
-        for name in options.settings:
+        for name in options.settings or bed.settings:
             path = options.output / f"{name.replace(' ', '-').replace('%', 'percent').replace(',', '')}-seed{seed}.json"
             if not path.is_file():
                 path.write_text(json.dumps(run(bed, name, seed), indent=2) + "\n")

@@ -1,5 +1,6 @@
 """The diffusion door's trainer: the same loop as ever, on a denoiser whose loss is computed from noisy pictures."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,10 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         with torch.no_grad():
             self.retain_reference = self._mean_loss(self.eval_dataset["retain"], "denoising_target")
             self.forget_reference = self._mean_loss(self.eval_dataset["forget"], "target")
+
+    def default_damage_limit(self) -> float:
+        """None: what a trim costs is measured by the trade-off, in whose course repair wins it back."""
+        return math.inf
 
     def loss_floor(self) -> float:
         """A distilled retain loss begins at zero: it is compared in units of the original's denoising loss."""

@@ -15,7 +15,7 @@ from transformers.trainer_utils import has_length
 from ..core.sensitivity import is_finite
 from .forget_choice import TRAINER_OBJECTIVES
 from .scissorhands_config import ScissorhandsConfig
-from .weight_states import adapters, meta_weight, quantisation, sharded_weight
+from .weight_states import adapters, dequantised, meta_weight, quantisation, sharded_weight
 
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def check_distributed(accelerator: Accelerator) -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Reject weights that cannot be trimmed: sharded, quantised, frozen under an adapter, half precision, or not finite."""
+    """Reject weights that cannot be trimmed: sharded, quantised, frozen under an adapter, or not finite."""
     if (name := sharded_weight(model)) is not None:
         raise ValueError(
             f"the weight {name!r} is sharded over processes (a DTensor); load the model without distributed_config or "
@@ -110,10 +110,17 @@ def check_model(model: nn.Module) -> None:
         )
     if (name := meta_weight(model)) is not None:
         raise ValueError(f"the weight {name!r} has no memory (device 'meta'); load the model without offloading")
+    if dequantised(model):
+        raise ValueError(
+            "the model was read from a GGUF file: its weights are floats, but transformers still takes it for quantised and "
+            "would refuse to save it when the run is over. Make a plain model of it first: `del "
+            "model.config.quantization_config`, then plain = AutoModelForCausalLM.from_config(model.config, "
+            "dtype=torch.float32), plain.load_state_dict(model.state_dict()), and plain.save_pretrained(...) keeps it."
+        )
     if (kind := quantisation(model)) is not None:
         raise ValueError(
             f"the model's weights are quantised ({kind}) and cannot be re-initialised one by one. Load it without "
-            "quantization_config (in bf16 if memory is short)."
+            "quantization_config."
         )
     if adapters(model) is not None and not all(
         p.requires_grad for name, p in model.named_parameters() if "lora_" not in name and "modules_to_save" not in name
@@ -135,12 +142,28 @@ def check_model(model: nn.Module) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("no weight of the model requires gradients; call model.requires_grad_(True) on what may change")
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype == torch.float16:
-            raise ValueError(
-                f"the weight {name!r} is float16, in which small gradients vanish; use model.float() or model.bfloat16()"
-            )
         if not is_finite(parameter.detach()):
             raise ValueError(f"the weight {name!r} contains NaN or infinity; load an intact checkpoint")
+
+
+def check_precision(model: nn.Module, trained: Sequence[str]) -> None:
+    """Reject trained weights in half precision: an update that is small beside its weight is rounded away.
+
+    Args:
+        model (`nn.Module`):
+            Of the run.
+        trained (`Sequence[str]`):
+            Names of the weights that the run changes; the others may have any dtype.
+    """
+    for name in trained:
+        dtype = model.get_parameter(name).dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"the weight {name!r} is {str(dtype).removeprefix('torch.')} and is to be trained: steps below "
+                f"{100 * torch.finfo(dtype).eps / 2:.2g} % of a weight would be rounded away. Load the model with "
+                "dtype=torch.float32, or call model.float(); bf16=True computes in bfloat16 all the same. Where memory is "
+                "short, name what is trained in trainable_target_modules, and make that alone float32 (with bf16=True)."
+            )
 
 
 def check_datasets(retain: Any, forget: Any) -> None:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Of the loss of a model that knows nothing: added to losses before they are compared, for twice 0.01 nats is no damage.
 _FLOOR = 0.01
+# Of trim_damage_limit: a short repair at Trainer's own learning rate wins hardly anything back.
+_TRIM_DAMAGE = 1.1
 
 
 def loss_limit(given: float, factor: float, floor: float) -> float:
@@ -44,6 +46,8 @@ class DamageMixin:
     sets: dict[str, TrainingSet]
     """The "retain" and the "forget" set."""
     data_seed: int
+    trim_ratio: float
+    """In effect."""
     _diverged: Callable[[str], UnlearningDivergedError]
 
     # How many retain examples the loss is measured on.
@@ -63,7 +67,7 @@ class DamageMixin:
 
     def default_damage_limit(self) -> float:
         """Where `trim_damage_limit` is left open."""
-        return math.inf
+        return _TRIM_DAMAGE
 
     @property
     def watches_damage(self) -> bool:
@@ -217,5 +221,5 @@ class DamageMixin:
         record.notes.append(note)
         logger.warning(
             "%s Train for longer, or lower trim_ratio (%s), forget_weight (%s) or learning_rate (%s).",
-            note, self.args.trim_ratio, self.forget_weight, self.args.learning_rate,
+            note, self.trim_ratio, self.forget_weight, self.args.learning_rate,
         )  # fmt: skip

@@ -38,7 +38,7 @@ class ProbeMixin:
     def probe_losses(self) -> Ceiling:
         """Run one small batch of each set without gradients: is there a finite loss? Returns the ceiling of ascent."""
         args: ScissorhandsConfig = self.args
-        with evaluation_mode(self.model), torch.no_grad():
+        with evaluation_mode(self.model), torch.no_grad(), self.accelerator.autocast():
             for part, argument in ((RETAIN, "train_dataset"), (FORGET, "forget_dataset")):
                 batch = self._labelled_batch(part, argument)
                 loss, outputs = self.compute_batch_loss(self.model, batch, return_outputs=True)

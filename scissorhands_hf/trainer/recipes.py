@@ -7,6 +7,7 @@ the two doors: training on data of one's own, or erasing a concept from a pipeli
 import copy
 import dataclasses
 import difflib
+import math
 from typing import Any
 
 
@@ -34,6 +35,7 @@ def _reference_classification(
     return {
         "learning_rate": learning_rate,
         "trim_ratio": trim_ratio,
+        "trim_damage_limit": math.inf,
         "forget_weight": forget_weight,
         "forget_objective": "ascent",
         "num_train_epochs": epochs,
@@ -72,6 +74,7 @@ def _tuned_fashion_mnist(**settings: Any) -> dict[str, Any]:
     return {
         "num_train_epochs": 2,
         "per_device_train_batch_size": 128,
+        "trim_damage_limit": math.inf,  # what the trim ruins, repair wins back
         "forget_weight": 0.2,
         "projection": True,
         "projection_margin": 0.0,

@@ -149,6 +149,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         checks.check_labels("forget_dataset", forget_dataset, self.model)
         self._check_evaluations()
         self.scopes = resolve_scopes(self.model, args)
+        checks.check_precision(self.model, self.scopes.trained)
         self.scopes.freeze_others(self.model)
         logger.info(self.scopes.describe(self.model))
         ceiling = self.probe_losses()
@@ -189,6 +190,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         model = super().call_model_init(trial)
         checks.check_model(model)
         if self.scopes is not None:
+            checks.check_precision(model, self.scopes.trained)
             self.scopes.freeze_others(model)
         return model
 
@@ -260,7 +262,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
     def begin_repair(self) -> None:
         """At the start of Trainer's loop: trim, unless a checkpoint is resumed that was, or the loop is started again with the
         trimmed model by `auto_find_batch_size`."""
-        settings = self.method_settings()
+        settings = self.method_settings() | self.effective_trim_settings()
         if self.trim_report is not None:
             if self._checkpoint is not None:
                 self.load_references(self._checkpoint)
@@ -342,6 +344,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         return UnlearningReport(
             settings={
                 **self.method_settings(),
+                **self.effective_trim_settings(),
                 **{name: value for name, value in self.record.settings.items() if name in TRIM_SETTINGS},
                 "forget_loss_ceiling": self.forget_loss_ceiling,
                 "forget_loss_ceiling_source": self._ceiling_source,

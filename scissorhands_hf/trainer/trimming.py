@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..core import Cut, evaluation_mode, trim_model
 from .initializer import initializer_of
@@ -37,6 +38,12 @@ TRIM_SETTINGS = (
 NOTHING_TRIMMED = {"threshold": None, "candidates": 0, "above_threshold": 0, "trimmed": 0, "per_module": {}}
 
 
+def is_causal_language_model(model: nn.Module) -> bool:
+    """Whether it predicts the next token and does nothing else, by the class that it is, or that PEFT has wrapped."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(inner).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
 def sensitivity_batches(args: ScissorhandsConfig, size: int, batch: int, seed: int) -> list[list[int]]:
     """Indices, of all processes together, of the forget batches that the sensitivity is summed over.
 
@@ -59,6 +66,7 @@ def trim_by_sensitivity(
     model: nn.Module,
     scopes: Scopes,
     args: ScissorhandsConfig,
+    ratio: float,
     forget_losses: Iterable[Callable[[], Tensor]],
     accelerator: Accelerator,
     retain_losses: Iterable[Callable[[], Tensor]] | None = None,
@@ -72,7 +80,9 @@ def trim_by_sensitivity(
         scopes (`Scopes`):
             Of the run.
         args (`ScissorhandsConfig`):
-            Of the run, with `trim_ratio` > 0.
+            Of the run.
+        ratio (`float`):
+            The `trim_ratio` in effect, > 0.
         forget_losses (`Iterable[Callable[[], Tensor]]`):
             This process's part of the batches.
         accelerator (`Accelerator`):
@@ -94,7 +104,7 @@ def trim_by_sensitivity(
             forget_losses,
             candidates,
             scope,
-            args.trim_ratio,
+            ratio,
             args.seed,
             initializer_of(model),
             total,
@@ -109,7 +119,7 @@ def trim_by_sensitivity(
         logger.warning(
             "No weight was re-initialised: none in the scope is among the top %s of %s weights. A larger trim_ratio or "
             "threshold_scope='reinit' would cut some.",
-            args.trim_ratio,
+            ratio,
             f"{account.candidates:,}",
         )
     logger.info(
@@ -170,6 +180,17 @@ class TrimMixin:
 
     # ---- The trim ----
 
+    @property
+    def trim_ratio(self) -> float:
+        """That of the settings, or where it is left open, by the kind of model."""
+        if self.args.trim_ratio is not None:
+            return self.args.trim_ratio
+        return 0.0 if is_causal_language_model(self.model) else 0.03
+
+    def effective_trim_settings(self) -> dict[str, float]:
+        """What is in effect of settings that may be left open."""
+        return {"trim_ratio": self.trim_ratio, "trim_damage_limit": self.damage_limit}
+
     def stage_callbacks(self) -> list[StageCallback]:
         """Those that are told of stages which Trainer has no event for."""
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, StageCallback)]
@@ -183,8 +204,10 @@ class TrimMixin:
             With `trim_ratio=0` nothing is measured or cut.
         """
         args: ScissorhandsConfig = self.args
-        if args.trim_ratio == 0:
+        if self.trim_ratio == 0:
             return dict(NOTHING_TRIMMED)
+        if self.record.given_retain_loss is None:  # called alone
+            self.note_given_loss()
         size, seed = self.forget_batch_size, self.data_seed
         forget = sensitivity_batches(args, len(self.sets[FORGET]), size, seed)
         # As many of the retain set, which may be far larger; from another order than that of the first epoch.
@@ -201,6 +224,7 @@ class TrimMixin:
                 self.model,
                 self.scopes,
                 args,
+                self.trim_ratio,
                 self._told(self.forget_losses(forget_mine), bar, len(retain_mine)),
                 self.accelerator,
                 self._told(self.retain_losses(retain_mine), bar, 0) if relative else None,

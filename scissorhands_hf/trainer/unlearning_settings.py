@@ -17,9 +17,10 @@ class UnlearningSettings:
     Args:
         recipe (`str`, *optional*):
             Name of a set of tested settings, see `scissorhands_hf.RECIPES`. Explicit arguments win over it.
-        trim_ratio (`float`, *optional*, defaults to 0.03):
+        trim_ratio (`float`, *optional*):
             Share of the weights in `threshold_scope`, in [0, 1), whose connection sensitivity counts as high. Those of them
-            that lie in `reinit_target_modules` are re-initialised; with 0 nothing is.
+            that lie in `reinit_target_modules` are re-initialised; with 0 nothing is. Default: 0.03, and 0 for causal language
+            models, in which a few hundred such weights hold the language together.
         saliency (`str`, *optional*, defaults to `"forget"`):
             `"forget"`: |θ·∇L(D_f)|, as published. `"relative"`: that divided by |θ·∇L(D_r)| on as many retain batches (plus 1 %
             of its mean in the weight's tensor), so that weights which everything needs are not cut; not in the paper.
@@ -39,7 +40,7 @@ class UnlearningSettings:
             Factor > 1 by which the trim may raise the retain loss, measured on 64 examples; as much of it as costs more is
             undone, the weights that harm most first, and the log and the report say how many. A hundredth of the loss of a
             model that knows nothing (ln K for K labels or tokens) is added to both losses, for twice 0.01 nats is no damage.
-            Default: no limit (`float("inf")`).
+            Default: 1.1, but no limit (`float("inf")`) for pipelines, and with recipes whose repair wins more back.
         trainable_target_modules (`str` or `list[str]`, *optional*):
             Which weights are trained during repair; the others are frozen. Default: all that require gradients.
         projection_target_modules (`str` or `list[str]`, *optional*):
@@ -122,8 +123,12 @@ class UnlearningSettings:
     """
 
     recipe: str | None = field(default=None, metadata={"help": "Name of a set of tested settings; explicit arguments win."})
-    trim_ratio: float = field(
-        default=0.03, metadata={"help": "Share of weights in threshold_scope whose sensitivity counts as high, in [0, 1)."}
+    trim_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of weights in threshold_scope whose sensitivity counts as high, in [0, 1). Default: 0.03; of causal "
+            "language models 0."
+        },
     )
     saliency: str = field(
         default="forget",
@@ -244,7 +249,8 @@ class UnlearningSettings:
     def check_unlearning_settings(self) -> None:
         """Raise ValueError, naming the field and its value, for the first choice or number that is out of range."""
         require_choices(self, UnlearningSettings)
-        require(self, "trim_ratio", 0 <= self.trim_ratio < 1, "must lie in [0, 1), for example 0.03; 0 trims nothing")
+        ratio = self.trim_ratio
+        require(self, "trim_ratio", ratio is None or 0 <= ratio < 1, "must lie in [0, 1), for example 0.03; 0 trims nothing")
         batches = self.saliency_batches
         require(self, "saliency_batches", batches == -1 or batches >= 1, "must be at least 1, or -1 for the whole forget set")
         weight = self.forget_weight

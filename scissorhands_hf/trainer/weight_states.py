@@ -51,6 +51,12 @@ def quantisation(model: nn.Module) -> str | None:
     return f"{type(weight).__name__} of {weight.dtype} at {odd}"
 
 
+def dequantised(model: nn.Module) -> bool:
+    """Whether the weights were read from a GGUF file: floats, of a model that is still marked as quantised."""
+    method = getattr(model, "quantization_method", None)
+    return str(getattr(method, "value", method)) == "gguf" and all(p.is_floating_point() for p in model.parameters())
+
+
 def adapters(model: nn.Module) -> list[str] | None:
     """Names of the PEFT adapters that the model has, empty where there are only their layers; None without any."""
     configured = getattr(model, "peft_config", None)

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_data import examples, retain_and_forget
 from torch import nn
 from transformers import BitsAndBytesConfig, TrainingArguments
+from transformers.utils.quantization_config import QuantizationMethod
 
 from scissorhands_hf import ScissorhandsTrainer
 from scissorhands_hf.hub import UploadRefusedError
@@ -127,11 +128,42 @@ def test_merged_peft_model_is_welcome(config) -> None:
     assert trainer.trim_report["trimmed"] > 0
 
 
+def test_small_steps_are_lost_in_bfloat16_and_kept_in_float32() -> None:
+    """What the refusal of half precision says."""
+    for dtype, moved in ((torch.bfloat16, 0), (torch.float32, 1000)):
+        weight = torch.nn.Parameter(torch.ones(1000, dtype=dtype))
+        optimizer = torch.optim.SGD([weight], lr=1e-3)
+        for _ in range(5):  # each step is a thousandth of the weight
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        assert int((weight != 1).sum()) == moved
+
+
+def test_frozen_weights_may_be_bfloat16_where_the_trained_ones_are_float32(config) -> None:
+    model, retain, forget = retain_and_forget(tiny_models.tiny_llama)
+    model.bfloat16()
+    model.model.layers[1].mlp.float()
+    args = config(trainable_target_modules=["layers.1.mlp"], bf16=True, trim_ratio=0.05)
+    trainer = ScissorhandsTrainer(model=model, args=args, train_dataset=retain, forget_dataset=forget)
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    trainer.train()
+    assert trainer.trim_report["trimmed"] > 0
+    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
+
+
+def test_a_model_from_a_gguf_file_is_told_how_to_become_a_plain_one(config) -> None:
+    model, *_ = retain_and_forget(tiny_models.tiny_llama)
+    model.hf_quantizer, model.quantization_method = object(), QuantizationMethod.GGUF
+    refused(ValueError, r"read from a GGUF file.*from_config.*load_state_dict", config, model=model)
+
+
 def test_frozen_half_and_broken_weights(config) -> None:
     model, *_ = retain_and_forget(tiny_models.tiny_vit)
     refused(ValueError, "no weight of the model requires gradients", config, model=model.requires_grad_(False))
     model, *_ = retain_and_forget(tiny_models.tiny_vit)
-    refused(ValueError, "is float16", config, model=model.half())
+    refused(ValueError, r"is float16 and is to be trained.*dtype=torch\.float32", config, model=model.half())
+    model, *_ = retain_and_forget(tiny_models.tiny_vit)
+    refused(ValueError, r"is bfloat16 and is to be trained.*0\.39 %.*bf16=True", config, model=model.bfloat16())
     model, *_ = retain_and_forget(tiny_models.tiny_vit)
     model.classifier.weight.data[0, 0] = float("nan")
     refused(ValueError, "the weight 'classifier.weight' contains NaN or infinity", config, model=model)
