@@ -107,6 +107,17 @@ class DamageMixin:
         loss, weight = self.accelerator.reduce(total, reduction="sum").tolist()
         return loss / weight if weight else math.nan
 
+    def _checked_losses(self) -> Iterator[Callable[[], Tensor]]:
+        """The losses of the same examples, batch by batch, with gradients."""
+        for kept in self._checked_batches():
+            batch = send_to_device(kept, self.args.device)
+
+            def compute(batch: dict[str, Any] = batch) -> Tensor:
+                with self.compute_loss_context_manager():
+                    return self.compute_retain_sensitivity_loss(self.model, batch)
+
+            yield compute
+
     def loss_floor(self) -> float:
         """What is added to retain losses before they are compared: a hundredth of that of a model that knows nothing."""
         value = math.nan
@@ -139,9 +150,7 @@ class DamageMixin:
             self.record.loss_floor = self.loss_floor()
             self.record.given_retain_loss = self.measure_retain_loss()
 
-    def limit_trim(
-        self, trimmed: int, cuts: Mapping[str, Cut], retain_losses: Callable[[], Iterator[Callable[[], Tensor]]]
-    ) -> dict[str, Any]:
+    def limit_trim(self, trimmed: int, cuts: Mapping[str, Cut]) -> dict[str, Any]:
         """Undo as much of a trim as exceeds `trim_damage_limit`, the most harmful weights first.
 
         Args:
@@ -149,8 +158,6 @@ class DamageMixin:
                 How many weights were cut.
             cuts (`Mapping[str, Cut]`):
                 What was replaced.
-            retain_losses (`Callable`):
-                Gives this process's losses of some retain batches.
 
         Returns:
             What changes in the report of the trim; nothing where it fits.
@@ -164,7 +171,7 @@ class DamageMixin:
         total = partial(self.accelerator.reduce, reduction="sum") if self.accelerator.num_processes > 1 else None
         apply_cuts(parameters, cuts, False)
         with evaluation_mode(self.model):
-            harm = cut_harm(retain_losses(), parameters, cuts, total)
+            harm = cut_harm(self._checked_losses(), parameters, cuts, total)
         counts = fit_trim(parameters, cuts, harm, lambda: self.measure_retain_loss() <= allowed)
         kept = sum(counts.values())
         logger.warning(

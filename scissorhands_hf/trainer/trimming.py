@@ -212,8 +212,7 @@ class TrimMixin:
         forget = sensitivity_batches(args, len(self.sets[FORGET]), size, seed)
         # As many of the retain set, which may be far larger; from another order than that of the first epoch.
         relative = args.saliency == "relative"
-        others = random_batches(len(self.sets[RETAIN]), size, len(forget), seed + 1)
-        retain = others if relative else []
+        retain = random_batches(len(self.sets[RETAIN]), size, len(forget), seed + 1) if relative else []
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         forget_mine, retain_mine = forget[rank::world], retain[rank::world]
         batches = len(retain_mine) + len(forget_mine)
@@ -231,7 +230,7 @@ class TrimMixin:
                 cuts,
             )
         if cuts is not None and report["trimmed"]:
-            report |= self.limit_trim(report["trimmed"], cuts, lambda: self.retain_losses(others[rank::world]))
+            report |= self.limit_trim(report["trimmed"], cuts)
         self.record.seconds.update(seconds)
         return {**report, "saliency_batches": len(forget)}
 
