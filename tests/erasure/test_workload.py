@@ -45,7 +45,8 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "each"), [(1, 64), (5, 64), (20, 51), (100, 10)])
-def test_pictures_stay_bounded_however_many_concepts_are_erased(count, each, drawn, caplog):
+def test_pictures_stay_bounded_however_many_concepts_are_erased(count, each, drawn, caplog, monkeypatch):
+    monkeypatch.setattr(workload, "LONG", float("inf"))  # how fast this machine is matters to the other test
     learned, reported = drawn
     concepts = NAMES[:count]
     with caplog.at_level(logging.INFO, logger="scissorhands_hf"):
