@@ -89,7 +89,7 @@ def test_a_paraphrase_that_training_never_had_is_understood(pipeline, judge, fas
     assert sum(verdict[0] == "dress" for verdict in verdicts) >= 0.7 * IMAGES
 
 
-@pytest.mark.parametrize(("folder", "missing"), zip(CONTROLS, ("dress", "sneaker"), strict=True))
+@pytest.mark.parametrize(("folder", "missing"), list(zip(CONTROLS, ("dress", "sneaker"), strict=True)))
 def test_the_control_does_not_draw_the_class_it_never_saw(folder, missing, judge):
     control = DiffusionPipeline.from_pretrained(folder)
     control.set_progress_bar_config(disable=True)
