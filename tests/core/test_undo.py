@@ -35,7 +35,7 @@ def trimmed(
 @pytest.mark.parametrize(
     ("build", "memory_format"),
     [(tiny_cnn, None), (tiny_cnn, torch.channels_last), (tiny_llama, None)],
-    ids=("cnn", "cnn, channels last", "llama"),
+    ids=["cnn", "cnn, channels last", "llama"],
 )
 def test_a_cut_is_undone_and_done_again_to_the_bit(build: Callable, memory_format: torch.memory_format | None) -> None:
     _, parameters, before, cuts, _ = trimmed(build, memory_format=memory_format)
