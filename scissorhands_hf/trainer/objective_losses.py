@@ -1,5 +1,6 @@
 """The two parts of a step's loss by the objectives that were chosen: what is computed on the forget and on the retain batch."""
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,6 +96,9 @@ class ObjectiveMixin(BatchLossMixin):
             return "its batches have no labels for each token"
         if logits is None or logits.ndim != 3 or logits.shape[:-1] != labels.shape:
             return "it returns no logits for each token that is labelled"
+        wanted = inspect.signature(self.model.forward).parameters.get("labels")
+        if wanted is not None and wanted.default is inspect.Parameter.empty:
+            return "it gives no logits unless it is given labels"
         own = outputs.get("loss") if isinstance(outputs, dict) else None
         if own is not None:
             ours = self._tokens(self.model, batch).losses().mean()
