@@ -47,7 +47,7 @@ def family(pipe):
         ({"concept": "dress", "sampling": {"prompt": "coat"}}, ValueError, "sampling has 'prompt'"),
         ({"concept": "dress", "sampling": {"clip_skip": 1}}, ValueError, "sampling has 'clip_skip'"),
         ({"concept": "dress", "judge": 5}, TypeError, "judge=5"),
-        ({"concept": "dress", "max_steps": 0}, ValueError, "max_steps=0"),
+        ({"concept": "dress", "max_steps": -1}, ValueError, "max_steps=-1"),
         ({"concept": "dress", "damage_limit": 0}, ValueError, "damage_limit=0"),
         ({"concept": "dress", "reinit_target_modules": ["attn9"]}, ValueError, "reinit_target_modules: .*'attn9'"),
     ],
