@@ -48,10 +48,10 @@ def plot_probes(report: ProbeReport, path: Path) -> Path:
     axes.invert_yaxis()
     axes.set_xlim(-3, 103)
     axes.set_xlabel("pictures that show the concept, %")
-    axes.set_title(one_line(f"Probes of “{report.concept}”", limit=60).replace("$", r"\$"), fontsize=10)
+    axes.set_title(one_line(f"Probes of “{report.concept}”", limit=60).replace("$", r"\$"), fontsize=10, loc="left")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=len(models))
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(models))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, format="png")
     return path
