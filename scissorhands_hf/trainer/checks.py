@@ -1,7 +1,7 @@
 """What a run needs, checked before any weight is touched. Each error names the argument, its value and the way out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -201,23 +201,34 @@ def check_datasets(retain: Any, forget: Any) -> None:
 
 def check_labels(argument: str, dataset: Any, model: nn.Module) -> None:
     """Reject class labels outside `range(num_labels)`, where the dataset has a plain column of them."""
+    for column in ("labels", "label", "label_ids"):
+        values = _column(dataset, column)
+        if values and isinstance(values[0], int):
+            _check_classes(f"{argument}: the column {column!r} holds", values, model)
+            return
+
+
+def check_batch_labels(argument: str, batch: Mapping[str, Any], model: nn.Module) -> None:
+    """The same for the examples of one batch, of data sets that have no such column."""
+    labels = batch.get("labels")
+    if isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point():
+        # Examples with the label -100 count for nothing.
+        _check_classes(f"{argument} gives", [label for label in labels.tolist() if label != -100], model)
+
+
+def _check_classes(holder: str, labels: Iterable[int], model: nn.Module) -> None:
     config = getattr(model, "config", None)
     classes = getattr(config, "num_labels", None)
     if classes is None or classes < 2 or getattr(config, "problem_type", None) not in (None, "single_label_classification"):
         return
     if not type(model).__name__.endswith(("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")):
         return
-    for column in ("labels", "label", "label_ids"):
-        values = _column(dataset, column)
-        if not values or not isinstance(values[0], int):
-            continue
-        wrong = sorted({value for value in values if not 0 <= value < classes})
-        if wrong:
-            raise ValueError(
-                f"{argument}: the column {column!r} holds labels {wrong[:5]} outside 0 … {classes - 1}; the model has "
-                f"num_labels={classes}. Map the labels, or load the model with the right num_labels."
-            )
-        return
+    wrong = sorted({label for label in labels if not 0 <= label < classes})
+    if wrong:
+        raise ValueError(
+            f"{holder} labels {wrong[:5]} outside 0 … {classes - 1}; the model has num_labels={classes}. Map the labels, or "
+            "load the model with the right num_labels."
+        )
 
 
 def check_loss(argument: str, loss: Any) -> None:

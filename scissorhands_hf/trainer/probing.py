@@ -13,7 +13,7 @@ from transformers.trainer_utils import has_length
 
 from ..core.modes import evaluation_mode
 from .ceilings import Ceiling, guess_ceiling, guess_of_tokens, mean_loss, with_labels_of_others
-from .checks import check_ceiling, check_loss
+from .checks import check_batch_labels, check_ceiling, check_loss
 from .paired_batches import FORGET, RETAIN
 from .scissorhands_config import ScissorhandsConfig
 from .training_sets import TrainingSet, model_columns, training_set
@@ -41,6 +41,7 @@ class ProbeMixin:
         with evaluation_mode(self.model), torch.no_grad(), self.accelerator.autocast():
             for part, argument in ((RETAIN, "train_dataset"), (FORGET, "forget_dataset")):
                 batch = self._labelled_batch(part, argument)
+                check_batch_labels(argument, batch, self.model)
                 loss, outputs = self.compute_batch_loss(self.model, batch, return_outputs=True)
                 check_loss(argument, loss)
                 self.find_use_of_items(batch)

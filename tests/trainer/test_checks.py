@@ -42,6 +42,13 @@ def test_datasets(config) -> None:
     refused(ValueError, "without a length.*streaming=True", config, train_dataset=retain.to_iterable_dataset())
 
 
+def test_labels_out_of_range_in_a_list_of_examples(config) -> None:
+    """Torch says "Target 7 is out of bounds"."""
+    _, _, forget = retain_and_forget(tiny_models.tiny_vit)
+    broken = [{**forget[0], "labels": torch.tensor(7)}]
+    refused(ValueError, r"forget_dataset gives labels \[7\] outside 0 … 4.*num_labels=5", config, forget_dataset=broken)
+
+
 @pytest.mark.parametrize(("wrong", "shown"), [(5, r"\[5\]"), (-1, r"\[-1\]")])
 def test_labels_out_of_range(wrong: int, shown: str, config) -> None:
     _, retain, _ = retain_and_forget(tiny_models.tiny_vit)
