@@ -9,7 +9,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from scissorhands_hf.audit.language.relearning import relearned, split_for_relearning
-from scissorhands_hf.audit.language.rounded_weights import linear_weights, round_to_nearest, weights_rounded
+from scissorhands_hf.audit.language.rounded_weights import linear_weights, weights_rounded
+from scissorhands_hf.audit.rounding import round_to_nearest
 from scissorhands_hf.audit.untouched import weights_kept
 
 

@@ -4,30 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-
-def round_to_nearest(weight: Tensor, bits: int, output_axis: int = 0) -> Tensor:
-    """
-    The values that a weight has after symmetric rounding to nearest, with a scale for each output channel: the largest
-    magnitude of a channel is 2^(bits - 1) - 1 steps.
-
-    Args:
-        weight (`Tensor`):
-            Of two axes, floating point.
-        bits (`int`):
-            2 to 8.
-        output_axis (`int`, *optional*, defaults to 0):
-            Which axis numbers the output channels.
-
-    Returns:
-        A new tensor of the same shape and dtype.
-    """
-    values, most = weight.detach().float(), 2 ** (bits - 1) - 1
-    step = values.abs().amax(dim=1 - output_axis, keepdim=True) / most
-    rounded = torch.where(step > 0, (values / step).round() * step, 0.0)
-    return rounded.to(weight.dtype)
+from ..rounding import round_to_nearest
 
 
 def linear_weights(model: nn.Module) -> list[tuple[nn.Parameter, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..rounding import round_to_nearest
 from ..untouched import undisturbed, weights_kept
 from .denoising import fit
 from .subject import Drawn, Found, NotAvailable, Subject
@@ -66,10 +67,7 @@ def rounding(subject: Subject) -> Found:
 
 @torch.no_grad()
 def round_weights(module: nn.Module, bits: int) -> None:
-    """Round all weights with two dimensions or more in place, symmetrically: the largest of a channel is the last step."""
-    last = 2 ** (bits - 1) - 1
+    """Round all weights with two axes or more in place."""
     for parameter in module.parameters():
         if parameter.ndim >= 2 and parameter.is_floating_point():
-            step = parameter.abs().amax(dim=tuple(range(1, parameter.ndim)), keepdim=True).float() / last
-            rounded = (parameter.float() / step.clamp(min=torch.finfo(torch.float32).tiny)).round() * step
-            parameter.copy_(rounded)
+            parameter.copy_(round_to_nearest(parameter, bits))
