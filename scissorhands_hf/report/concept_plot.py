@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .canvas import new_figure
 from .figures import FIGURES, change_of, is_measured, measured, prompt_groups
 from .plots import COLOURS, draw_bars, draw_cut, draw_losses
 from .strips import GAP, compose_strip, shown_size
@@ -49,10 +50,6 @@ def plot_concept_report(report: ConceptErasureReport, path: Path) -> Path:
         ImportError: matplotlib or pillow is missing.
         ValueError: the report has nothing to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
     groups = choose_rows(report)
     losses = [row for row in report.history if is_measured(row.get("retain_loss"))]
     cut, edited = report.trim.get("per_module"), report.edit.get("per_layer")
@@ -79,7 +76,7 @@ def plot_concept_report(report: ConceptErasureReport, path: Path) -> Path:
     picture_height = sum(HEADING_HEIGHT + sum(heights) for heights in strips.values())
     top = TITLE_HEIGHT + WARNING_HEIGHT * min(len(report.warnings), 3)
     height = top + picture_height + (PANEL_HEIGHT if panels else 0)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained" if panels else None)
+    figure = new_figure(figsize=(WIDTH, height), layout="constrained" if panels else None)
     parts = figure.subfigures(2, 1, height_ratios=[top + picture_height, PANEL_HEIGHT]) if panels else [figure]
     _draw_title(parts[0], report, top + picture_height)
     _draw_groups(parts[0], groups, strips, top, top + picture_height)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .canvas import new_figure
 from .figures import FIGURES, measured
 from .plots import COLOURS
 
@@ -25,10 +26,6 @@ def plot_language_report(report: "LanguageReport", path: Path) -> Path:
         ImportError: matplotlib is missing.
         ValueError: the report has nothing to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
     panels = panels_of(report)
     if not panels:
         raise ValueError("the report holds no figures to draw")
@@ -36,7 +33,7 @@ def plot_language_report(report: "LanguageReport", path: Path) -> Path:
     narrow = {title: names for title, names in panels.items() if len(names) == 1}
     columns = [*([wide[title]] for title in wide), *([list(narrow.values())] if narrow else [])]
     rows = max([*map(len, wide.values()), 3 * len(narrow)])
-    figure = Figure(figsize=(5.4 * len(columns), 1.6 + 0.27 * rows), layout="constrained")
+    figure = new_figure(figsize=(5.4 * len(columns), 1.6 + 0.27 * rows), layout="constrained")
     parts = figure.subfigures(1, len(columns), squeeze=False)[0]
     for title, part in zip(wide, parts, strict=False):
         draw_marks(part.subplots(), report, wide[title], title)

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .canvas import new_figure
 from .figures import FIGURES, history_figures, is_measured, measured, names_of
 
 
@@ -22,10 +23,6 @@ def plot_report(report: "UnlearningReport", path: Path) -> Path:
         ImportError: matplotlib is missing.
         ValueError: the report has nothing to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
     losses = [row for row in report.history if is_measured(row.get("retain_loss"))]
     cut = report.trim.get("per_module")
     panels = [
@@ -35,7 +32,7 @@ def plot_report(report: "UnlearningReport", path: Path) -> Path:
     ]
     if not panels:
         raise ValueError("the report holds no figures, no losses and no trim to draw")
-    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    figure = new_figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .canvas import new_figure
 from .markdown import one_line
 
 
@@ -22,15 +23,11 @@ def plot_probes(report: ProbeReport, path: Path) -> Path:
         ImportError: matplotlib is missing.
         ValueError: the report has no scores.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'scissorhands_hf[demo]'") from error
     if not report.scores:
         raise ValueError("the report holds no scores to draw")
     rows = list(dict.fromkeys((score.probe, score.place) for score in report.scores))
     models = report.models()
-    figure = Figure(figsize=(7.2, 1.2 + 0.32 * len(rows)), layout="constrained")
+    figure = new_figure(figsize=(7.2, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for index, model in enumerate(models):
         scores = [score for score in report.scores if score.model == model]
