@@ -1,10 +1,14 @@
 """A browser window on the Space, as a visitor has it."""
 
+import os
+
 from playwright.sync_api import Browser, Page
 from space_server import REPOSITORY
 
 
 SCREENSHOTS = REPOSITORY / "out" / "screenshots"
+# On a machine that is busy with other things: how many times longer than usual everything may take.
+PATIENCE = float(os.environ.get("SCISSORHANDS_PATIENCE", "1"))
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -15,7 +19,7 @@ class Visitor:
         self.url = url
         self.context = browser.new_context(viewport=viewport, color_scheme=colours, accept_downloads=True)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(30_000 * PATIENCE)
         self.problems: list[str] = []
         self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
@@ -33,7 +37,7 @@ class Visitor:
     def wait_text(self, selector: str, text: str, seconds: float = 30) -> str:
         """Wait until the element has the text; all of its text."""
         element = self.page.locator(selector).filter(has_text=text)
-        element.wait_for(timeout=1000 * seconds)
+        element.wait_for(timeout=1000 * seconds * PATIENCE)
         return element.inner_text()
 
     def screenshot(self, name: str, height: int | None = None) -> None:
