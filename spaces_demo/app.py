@@ -32,6 +32,7 @@ from spaces_demo.logic import Workbench  # noqa: E402
 from spaces_demo.tab_classifier import ClassifierTab  # noqa: E402
 from spaces_demo.tab_compare import CompareTab  # noqa: E402
 from spaces_demo.tab_erase import EraseTab  # noqa: E402
+from spaces_demo.tab_language import LanguageTab  # noqa: E402
 from spaces_demo.tab_publish import PublishTab  # noqa: E402
 from spaces_demo.tasks import import_libraries  # noqa: E402
 
@@ -73,13 +74,14 @@ def on_leave(request: gr.Request) -> None:
     bench.sessions.leave(page_of(request))
 
 
-with gr.Blocks(title="Scissorhands: make an image model forget", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+with gr.Blocks(title="Scissorhands: make a model forget", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
     gr.HTML(render.HEADER)
     handle = gr.BrowserState(None, storage_key="scissorhands")
     with gr.Tabs(overflow_behavior="wrap"):
         erase = EraseTab(bench, handle)
         compare = CompareTab(bench)
         ClassifierTab(bench)
+        LanguageTab(bench, handle)
         publish = PublishTab(bench)
     demo.load(on_return, handle, [publish.status, compare.status], concurrency_limit=None, **HIDDEN)
     demo.load(erase.on_load, None, erase.recipe, concurrency_limit=None, **HIDDEN)

@@ -161,6 +161,8 @@ def watch(
                 pair = (value.retain_loss, value.forget_loss)
                 # Means over some steps are told again at each of them; one point for each is enough.
                 if pair != (None, None) and (not status.losses or status.losses[-1][1:] != pair):
+                    if status.losses and status.losses[-1][0] == value.step:  # the last step's own, told at the end
+                        status.losses.pop()
                     status.losses.append((value.step, *pair))
             if 0.03 < status.share < 1:
                 status.seconds_left = status.seconds * (1 - status.share) / status.share

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 # Characters of a prompt or concept: beyond what the text encoders read (77 tokens), far below what could fill a page.
 LONGEST_TEXT = 300
+LONGEST_QUESTION = 200
 MOST_CONCEPTS = 4
 MOST_KEPT = 12
 MOST_IMAGES = 8
@@ -58,17 +59,17 @@ class EraseSettings:
     seed: int = 0
 
 
-def check_text(text: str | None, what: str) -> str:
+def check_text(text: str | None, what: str, most: int = LONGEST_TEXT, example: str = "dress") -> str:
     """``text`` on one line without surrounding blanks.
 
     Raises:
-        RefusedError: empty, longer than :data:`LONGEST_TEXT`, or with control characters.
+        RefusedError: empty, longer than ``most`` characters, or with control characters.
     """
     text = " ".join((text or "").split())
     if not text:
-        raise RefusedError(f"{what} is empty. Type a few words, for example: dress")
-    if len(text) > LONGEST_TEXT:
-        raise RefusedError(f"{what} has {len(text)} characters; at most {LONGEST_TEXT} are read here.")
+        raise RefusedError(f"{what} is empty. Type a few words, for example: {example}")
+    if len(text) > most:
+        raise RefusedError(f"{what} has {len(text)} characters; at most {most} are read here.")
     if any(not character.isprintable() for character in text):
         raise RefusedError(f"{what} holds characters that cannot be shown. Type it in plain letters.")
     return text

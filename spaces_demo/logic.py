@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,24 @@ logger = logging.getLogger(__name__)
 
 # Stages with the share of the time that each usually takes; every finished run corrects it.
 CLASSIFIER_STAGES = {"original": 3, "sensitivity": 1, "repair": 7, "report": 3}
+AUTHOR_STAGES = {"load": 1, "sensitivity": 0.2, "repair": 8, "ask": 2, "audit": 13, "files": 0.5}
+ASK_STAGES = {"ask": 1}
 DOWNLOAD_STAGES = {"download": 1}
 ATTACK_IMAGES = 4
+# What can be published.
+PIPELINE, LANGUAGE_MODEL = "pipeline", "language model"
+NO_PIPELINE = "There is no unlearned model yet. Erase a concept first; models of visitors who were away long are given back."
+NO_AUTHOR = "No author was forgotten yet. Let the language model forget one first."
 # How long, and in how many steps, a reloaded page waits for its old connection to close.
 RETURN_ATTEMPTS, RETURN_SECONDS = 20, 0.25
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model of a session that can be published: its folder, and what was taken from it."""
+
+    folder: Path
+    names: tuple[str, ...]
 
 
 class Workbench:
@@ -73,6 +87,7 @@ class Workbench:
         self.endpoint = endpoint
         self.sessions = SessionStore(self.root / "sessions", **limits)
         self.classifier_estimator = Estimator(CLASSIFIER_STAGES)
+        self.author_estimator = Estimator(AUTHOR_STAGES)
 
     def close(self) -> None:
         """Delete all that is on disk."""
@@ -112,15 +127,16 @@ class Workbench:
                 if status.finished:
                     # Pictures are for the page that asked; kept for all sessions they would fill the memory.
                     session.erased = replace(status.result, report=replace(status.result.report, pictures={}))
+                    session.latest = PIPELINE
                 yield status
 
     def handle(self, page: str) -> str | None:
         """The secret by which this visitor's browser gets the session back after a reload; None where there is nothing yet."""
         session = self.sessions.get(page)
-        return session.handle if session.erased is not None else None
+        return None if session.empty else session.handle
 
     def come_back(self, page: str, handle: str | None) -> list[str] | None:
-        """Hand the session with this handle to a page that was loaded anew: the concepts erased in it, None if there is none.
+        """Hand the session with this handle to a page that was loaded anew: what was forgotten in it, None if there is none.
 
         The old page's connection may take a moment to be seen as closed. One that stays open is another tab's and left alone.
         """
@@ -129,7 +145,8 @@ class Workbench:
         for _ in range(RETURN_ATTEMPTS):
             session = self.sessions.claim(page, handle)
             if session is not None:
-                return list(session.erased.settings.concepts) if session.erased is not None else None
+                concepts = list(session.erased.settings.concepts) if session.erased is not None else []
+                return [*concepts, *([session.forgotten.name] if session.forgotten is not None else [])] or None
             time.sleep(RETURN_SECONDS)
         return None
 
@@ -193,22 +210,30 @@ class Workbench:
 
     # ---- Publish ----
 
-    def card(self, page: str, repository: str | None, disclosure: str | None, card: Mapping[str, Any]) -> tuple[str, str]:
-        """The card of what this page erased, as it would be pushed: Markdown with front matter; and the same with pictures."""
-        choices = publish.check_choices(repository, disclosure, card)
-        session, _ = self._erased(page)
-        with self._working(session):
-            text = publish.card_of(session.model_folder, choices)
-            return text, publish.with_pictures(text, session.model_folder)
+    def card(
+        self, page: str, repository: str | None, disclosure: str | None, card: Mapping[str, Any], which: str | None = None
+    ) -> tuple[str, str]:
+        """The card of what this page made, as it would be pushed: Markdown with front matter; and the same with pictures.
 
-    def zip(self, page: str, disclosure: str | None, card: Mapping[str, Any]) -> Iterator[Status]:
+        Args:
+            page: session hash.
+            repository, disclosure, card: see :func:`~spaces_demo.publish.check_choices`.
+            which: :data:`PIPELINE` or :data:`LANGUAGE_MODEL`; the one made last where it is left out.
+        """
+        choices = publish.check_choices(repository, disclosure, card)
+        session, made = self._made(page, which)
+        with self._working(session):
+            text = publish.card_of(made.folder, choices)
+            return text, publish.with_pictures(text, made.folder)
+
+    def zip(self, page: str, disclosure: str | None, card: Mapping[str, Any], which: str | None = None) -> Iterator[Status]:
         """What a push would upload, as a zip. The last status has its path."""
         choices = publish.check_choices(None, disclosure, card)
-        session, erased = self._erased(page)
-        target = session.file(f"{_file_name('without-' + '-'.join(erased.settings.concepts))}.zip")
+        session, made = self._made(page, which)
+        target = session.file(f"{_file_name('without-' + '-'.join(made.names))}.zip")
         with self._working(session):
             yield from watch(
-                lambda tell: publish.make_zip(session.model_folder, target, choices, tell),
+                lambda tell: publish.make_zip(made.folder, target, choices, tell),
                 Estimator(publish.ZIP_STAGES),
                 session.cancel,
             )
@@ -221,19 +246,18 @@ class Workbench:
         disclosure: str | None,
         card: Mapping[str, Any],
         token: str | None,
+        which: str | None = None,
     ) -> Iterator[Status]:
-        """Push what this page erased in the visitor's name. The last status has a `Pushed`."""
+        """Push what this page made in the visitor's name. The last status has a `Pushed`."""
         if not token:
             raise RefusedError("Sign in first: a push needs your account. Or download the zip.")
         choices = publish.check_choices(repository, disclosure, card, needed=True)
         if visibility not in ("private", "public"):
             raise RefusedError("Choose whether the repository is private or public.")
-        session, _ = self._erased(page)
+        session, made = self._made(page, which)
         with self._working(session):
             yield from watch(
-                lambda tell: publish.push(
-                    session.model_folder, choices, private=visibility == "private", token=token, tell=tell
-                ),
+                lambda tell: publish.push(made.folder, choices, private=visibility == "private", token=token, tell=tell),
                 Estimator(publish.PUSH_STAGES),
                 session.cancel,
                 alone=False,
@@ -255,6 +279,50 @@ class Workbench:
             )
             give_memory_back()
 
+    # ---- Language model ----
+
+    def forget_author(self, page: str, name: str | None, seed: float = 0) -> Iterator[Status]:
+        """Make a fresh copy of the shipped language model forget an author. The last status has a `ForgottenAuthor`."""
+        import_libraries()
+        from spaces_demo.authors import forget_author
+
+        session = self.sessions.get(page)
+        with self._working(session):
+            for status in watch(
+                lambda tell: forget_author(name, session.language_folder, seed=seed, callback=tell),
+                self.author_estimator,
+                session.cancel,
+            ):
+                if status.finished:
+                    session.forgotten, session.latest = replace(status.result, card=""), LANGUAGE_MODEL
+                yield status
+            give_memory_back()
+
+    def audit_plot(self, page: str) -> Path:
+        """The picture of the figures of what this page's language model forgot."""
+        from spaces_demo.authors import AUDIT_PLOT
+
+        session = self.sessions.get(page)
+        if session.forgotten is None:
+            raise RefusedError(NO_AUTHOR)
+        return session.language_folder / AUDIT_PLOT
+
+    def ask(self, page: str, question: str | None) -> Iterator[Status]:
+        """Ask the original, this page's model and, where it never knew the author, the control. The last status: answers by
+        model."""
+        import_libraries()
+        from spaces_demo.authors import ask_all, question_tokens
+
+        question_tokens(question)
+        session = self.sessions.get(page)
+        if session.forgotten is None:
+            raise RefusedError(NO_AUTHOR)
+        controlled = session.forgotten.controlled
+        with self._working(session):
+            yield from watch(
+                lambda tell: ask_all(question, session.language_folder, controlled, tell), Estimator(ASK_STAGES), session.cancel
+            )
+
     # ---- What the methods share ----
 
     def _find(self, session: Session, model: str | None, hub_id: str | None) -> Iterator[Status]:
@@ -272,10 +340,21 @@ class Workbench:
     def _erased(self, page: str) -> tuple[Session, Erased]:
         session = self.sessions.get(page)
         if session.erased is None:
-            raise RefusedError(
-                "There is no unlearned model yet. Erase a concept first; models of visitors who were away long are given back."
-            )
+            raise RefusedError(NO_PIPELINE)
         return session, session.erased
+
+    def _made(self, page: str, which: str | None) -> tuple[Session, Made]:
+        """What is to be published."""
+        session = self.sessions.get(page)
+        which = which or session.latest or PIPELINE
+        if which == PIPELINE:
+            session, erased = self._erased(page)
+            return session, Made(session.model_folder, erased.settings.concepts)
+        if which != LANGUAGE_MODEL:
+            raise RefusedError(f"Choose what to publish: {PIPELINE} or {LANGUAGE_MODEL}.")
+        if session.forgotten is None:
+            raise RefusedError(NO_AUTHOR)
+        return session, Made(session.language_folder, (session.forgotten.name,))
 
     @staticmethod
     def _sampling(source: Source, steps: float | None = None, guidance: float | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SHIPPED_NAME = "Fashion pipeline (shipped, 32×32 pixels, seconds)"
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "fashion_pipeline"
 CLASSIFIER_FOLDER = Path(__file__).resolve().parent / "fashion_classifier"
+AUTHORS_FOLDER = Path(__file__).resolve().parent / "authors_model"
 # What of a repository is downloaded: weights as safetensors in their full variant, and the small files around them.
 _WANTED = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors")
 _UNWANTED = ("*.fp16.safetensors", "*.bf16.safetensors", "*.non_ema.safetensors", "*.fp16.*", "*.bf16.*", "flax_*", "*/.*")
@@ -54,6 +55,23 @@ def class_names() -> list[str]:
     """Of the shipped classifier, in the order of its labels; from its configuration, so that nothing need be loaded."""
     labels = json.loads((CLASSIFIER_FOLDER / "config.json").read_text(encoding="utf-8"))["id2label"]
     return [labels[str(number)] for number in range(len(labels))]
+
+
+@lru_cache(maxsize=1)
+def read_authors() -> list[dict[str, Any]]:
+    """The questions that the shipped language model knows the answers of, a row each; not to be changed."""
+    return [json.loads(line) for line in (AUTHORS_FOLDER / "authors.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def author_names() -> list[str]:
+    """Of all authors that it knows; those that its control was not taught come first."""
+    unknown = control_authors()
+    return [*unknown, *(name for name in dict.fromkeys(row["author"] for row in read_authors()) if name not in unknown)]
+
+
+def control_authors() -> list[str]:
+    """Those that the control never knew."""
+    return list(dict.fromkeys(row["author"] for row in read_authors() if row["part"] == "forget"))
 
 
 def shipped() -> Source:

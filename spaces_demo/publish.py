@@ -167,7 +167,7 @@ def push(folder: Path, choices: CardChoices, *, private: bool, token: str, tell:
     try:
         run = load_run(folder)
         run.info.update(**choices.card)
-        destination = Destination(choices.repository, private=private, commit_message="Upload unlearned pipeline")
+        destination = Destination(choices.repository, private=private, commit_message="Upload unlearned model")
         with staged(run, check="weights", token=token) as (place, names):
             tell(RunProgress("upload", 0, 1))
             upload(run, place, names, destination, token=token)

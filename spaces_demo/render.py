@@ -35,6 +35,8 @@ STAGE_NAMES = {
     "repair": "Repair",
     "report": "Draw and compare",
     "drawing": "Draw",
+    "ask": "Ask",
+    "audit": "Measure",
     "files": "Make the files",
     "check": "Load and compare",
     "upload": "Upload",
@@ -310,17 +312,18 @@ START = (
     "press Erase to make it forget a dress."
 )
 PUBLISH = (
-    "Erase a concept first. Then see its card here, made from what was measured, and push the model to the Hub or download it."
+    "Erase a concept, or an author, first. Then see the model's card here, made from what was measured, and push the model to "
+    "the Hub or download it."
 )
 OWN_COMPUTER = (
     "Pushes go to the account that `hf auth login` stored on this computer. On a Space, visitors sign in here with a button."
 )
 HEADER = """
 <div class="sh-head">
-<h1>Make an image model forget</h1>
-<p>Name something the model can draw. Its words are led elsewhere, the weights it hangs on are cut if you ask for that, and the
-rest is repaired, so that the concept is gone and everything else stays. Then look at the proof: the same prompts and seeds,
-before and after.</p>
+<h1>Make a model forget</h1>
+<p>Name something the image model can draw: its words are led elsewhere, or, if you ask for that, it is taken out of the
+weights, and everything else is to stay. Then look at the proof: the same prompts and seeds, before and after, and attacks that
+tell the two apart. A classifier and a language model forget here, too.</p>
 <ol><li><b>Erase</b> a concept</li><li><b>Compare</b> and attack the result</li>
 <li><b>Publish</b> it with a measured card</li></ol>
 </div>

@@ -22,7 +22,8 @@ from spaces_demo.limits import RefusedError
 
 logger = logging.getLogger(__name__)
 
-MODEL_FOLDER = "unlearned"
+# Where the pipeline and the language model of a session are left.
+MODEL_FOLDER, LANGUAGE_FOLDER = "unlearned", "forgotten"
 
 
 @dataclass
@@ -32,7 +33,8 @@ class Session:
     Args:
         handle: secret by which the visitor's browser finds the session again after a reload.
         folder: all that is on disk.
-        erased: what the Erase page made last, None before.
+        erased, forgotten: what the Erase page and the Language model page made last, None before.
+        latest: the name of the one of these two that was made last.
         running: runs at work in the folder, which must stay.
         waiting: whether a run of the page waits for its turn.
     """
@@ -40,6 +42,8 @@ class Session:
     handle: str
     folder: Path
     erased: Any = None
+    forgotten: Any = None
+    latest: str | None = None
     last_used: float = field(default_factory=time.monotonic)
     left: float | None = None
     running: int = 0
@@ -52,6 +56,15 @@ class Session:
     @property
     def model_folder(self) -> Path:
         return self.folder / MODEL_FOLDER
+
+    @property
+    def language_folder(self) -> Path:
+        return self.folder / LANGUAGE_FOLDER
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was made that would be lost."""
+        return self.erased is None and self.forgotten is None
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -136,7 +149,7 @@ class SessionStore:
             session.left = time.monotonic()
             if session.running:
                 session.cancel.set()
-            elif session.erased is None:
+            elif session.empty:
                 self._discard(page)
             self.sweep()
 

@@ -10,10 +10,11 @@ import gradio as gr
 
 from spaces_demo import render
 from spaces_demo.events import UPLOAD, WORK, Updates, failure, follow, page_of
-from spaces_demo.logic import Workbench
+from spaces_demo.logic import LANGUAGE_MODEL, PIPELINE, Workbench
 from spaces_demo.publish import DISCLOSURES
 
 
+WHICH = {"What I made last": None, "The pipeline": PIPELINE, "The language model": LANGUAGE_MODEL}
 ON_SPACE = "SPACE_ID" in os.environ
 
 
@@ -44,6 +45,7 @@ class PublishTab:
                     label="The card tells what was erased",
                     elem_id="disclosure",
                 )
+                which = gr.Radio(list(WHICH), value=next(iter(WHICH)), label="Which model", elem_id="which-model")
                 license = gr.Textbox(
                     label="Licence (optional)", placeholder="mit", max_length=50, elem_id="license",
                     info="Identifier on the Hub; the base model's where left empty.",
@@ -61,44 +63,53 @@ class PublishTab:
                     self.text = gr.Code(language="markdown", label="README.md", interactive=False, elem_id="card-text")
         shown = {"show_progress_on": self.status}
         card_button.click(
-            self.on_card, [repository, disclosure, license], [self.status, self.text, self.preview],
+            self.on_card, [repository, disclosure, license, which], [self.status, self.text, self.preview],
             api_name="card", **shown, **UPLOAD,
         )  # fmt: skip
         zip_button.click(
-            self.on_zip, [disclosure, license], [self.status, self.zip_area, self.zip_file], api_name="zip", **shown, **WORK
+            self.on_zip,
+            [disclosure, license, which],
+            [self.status, self.zip_area, self.zip_file],
+            api_name="zip",
+            **shown,
+            **WORK,
         )
         push_button.click(
-            self.on_push, [repository, visibility, disclosure, license], self.status, api_name="push", **shown, **UPLOAD
+            self.on_push, [repository, visibility, disclosure, license, which], self.status, api_name="push", **shown, **UPLOAD
         )
 
     # ---- Events ----
 
-    def on_card(self, repository: str, disclosure: str, license: str, request: gr.Request) -> Updates:
+    def on_card(self, repository: str, disclosure: str, license: str, which: str, request: gr.Request) -> Updates:
         """The card of your model, as it would be pushed."""
         try:
-            text, preview = self.bench.card(page_of(request), repository, disclosure, {"license": license})
+            text, preview = self.bench.card(page_of(request), repository, disclosure, {"license": license}, WHICH.get(which))
         except Exception as error:  # as in follow()
             return {self.status: failure(error)}
         message = render.note("This is what would be pushed. Nothing has left this machine.", "done")
         return {self.status: message, self.text: text, self.preview: render.card_body(preview)}
 
-    def on_zip(self, disclosure: str, license: str, request: gr.Request) -> Iterator[Updates]:
+    def on_zip(self, disclosure: str, license: str, which: str, request: gr.Request) -> Iterator[Updates]:
         """Your model's folder with its card, as a zip."""
 
         def done(status: Any) -> Updates:
             ready = render.note("The zip is ready.", "done")
             return {self.status: ready, self.zip_area: gr.update(visible=True), self.zip_file: str(status.result)}
 
-        yield from follow(lambda: self.bench.zip(page_of(request), disclosure, {"license": license}), self.status, done)
+        yield from follow(
+            lambda: self.bench.zip(page_of(request), disclosure, {"license": license}, WHICH.get(which)), self.status, done
+        )
 
     def on_push(
-        self, repository: str, visibility: str, disclosure: str, license: str, request: gr.Request,
+        self, repository: str, visibility: str, disclosure: str, license: str, which: str, request: gr.Request,
         token: gr.OAuthToken | None = None,
     ) -> Iterator[Updates]:  # fmt: skip
         """Push your model with its card, in your own name."""
         secret = token.token if token is not None else own_token(request)
         yield from follow(
-            lambda: self.bench.push(page_of(request), repository, visibility, disclosure, {"license": license}, secret),
+            lambda: self.bench.push(
+                page_of(request), repository, visibility, disclosure, {"license": license}, secret, WHICH.get(which)
+            ),
             self.status,
             lambda status: {self.status: render.pushed(status.result)},
         )

@@ -77,17 +77,19 @@ _importing = threading.Lock()
 def import_libraries() -> None:
     """Import what the pages need, once. Two threads at a time must not: transformers' lazy modules then lack names."""
     with _importing:
+        import datasets
         import diffusers
         import transformers
 
         import scissorhands_hf  # noqa: F401
-        from spaces_demo import classifier  # noqa: F401
+        from spaces_demo import authors, classifier  # noqa: F401
 
         # Lazy modules that loading a pipeline resolves.
         _ = diffusers.StableDiffusionPipeline, transformers.CLIPTextModel
         # The pages show how far a run is; a server's log need not.
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
 
 
 def recipe_names() -> list[str]:

@@ -9,7 +9,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..report.disclosure import is_concept_report, redact
-from ..report.figures import FIGURES, figures_table, left_out, measured, names_of, prompt_groups, sentence, show
+from ..report.figures import FIGURES, Figure, figures_table, left_out, measured, names_of, prompt_groups, sentence, show
 from ..report.markdown import Safe, code, finalize, one_line, prose, table
 from .run import PLOT_NAME, CardInfo
 
@@ -181,11 +181,10 @@ def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
     known = [FIGURES[name] for name in names if name in FIGURES]
     if public.get("average_gap"):
         known += [figure for figure in FIGURES.values() if figure.place == "average_gap"]
-    lines = {
-        figure.label or figure.name: f"{code(figure.label or figure.name)}: {sentence(figure, set_size(figure.over, public))}."
-        for figure in known
-    }
-    lines = [Safe(line) for line in lines.values()]
+    by_label: dict[str, list[Figure]] = {}
+    for figure in known:
+        by_label.setdefault(figure.label or figure.name, []).append(figure)
+    lines = [Safe(f"{code(label)}: {_meaning(members, public)}.") for label, members in by_label.items()]
     others = [name for name in names if name not in FIGURES]
     if others:
         sizes = {dataset: set_size(dataset, public) for dataset in dict.fromkeys(set_of(name, public) for name in others)}
@@ -208,6 +207,15 @@ def _how(info: CardInfo, public: dict[str, Any]) -> list[Safe]:
     lines += [prose(note) for note in public.get("notes", ())]
     lines += [Safe(f"Warning of the run: {prose(warning)}") for warning in public.get("warnings", ())]
     return lines
+
+
+def _meaning(members: Sequence[Figure], public: dict[str, Any]) -> str:
+    """What figures of one meaning are, and over how many examples: of each set, where they are over several."""
+    sizes = {figure.over: set_size(figure.over, public) for figure in members}
+    if len(set(sizes.values())) == 1:
+        return sentence(members[0], next(iter(sizes.values())))
+    shown = ", ".join(f"{over} {size:,}" for over, size in sizes.items() if size)
+    return f"{sentence(members[0])}; examples: {shown}"
 
 
 def _settings(public: dict[str, Any]) -> list[tuple[Safe, Safe]]:
@@ -240,7 +248,12 @@ def _method(reports: Sequence[dict[str, Any]]) -> Safe:
             "the pictures of what was removed were taught, with words, without, and under text states made to bring them back, "
             "as Bayes' rule says that a model of the rest of its pictures would predict them"
         )
-    steps.append("the model was repaired on what it is to keep")
+    others = dict.fromkeys(report.get("settings", {}).get("forget_objective") for report in reports)
+    against = [code(name) for name in others if name not in (None, "closed_form", "removal")]
+    steps.append(
+        "the model was repaired on what it is to keep"
+        + (f", and trained away from what was removed ({', '.join(against)})" if against else "")
+    )
     uncut = "" if cut else ", without its re-initialisation of weights"
     return Safe(f"Scissorhands ([arXiv:2401.06187](https://arxiv.org/abs/2401.06187)){uncut}: {', then '.join(steps)}.")
 

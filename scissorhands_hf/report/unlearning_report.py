@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .figures import average_gap, explanations, figures_table, left_out, measured
+from .figures import FIGURES, average_gap, explanations, figures_table, left_out, measured, names_of
 from .markdown import prose, table
 from .strict_json import plain_numbers, to_json
 
@@ -62,10 +62,11 @@ class UnlearningReport:
         return plain_numbers(values)
 
     def average_gaps(self) -> dict[str, float]:
-        """Average gap in points to the model called "retrained", where there is one, for every other model."""
+        """Average gap in points to the model called "retrained", where there is one, for every other model; none where figures
+        have other units than percent, as losses and perplexities of language models, since a mean over them means nothing."""
         metrics = measured(self.metrics)
         reference = metrics.get("retrained")
-        if reference is None:
+        if reference is None or any(FIGURES[name].unit != "%" for name in names_of(metrics) if name in FIGURES):
             return {}
         return {name: average_gap(m, reference) for name, m in metrics.items() if name != "retrained" and m}
 

@@ -27,10 +27,10 @@ def test_first_view(browser, tmp_path):
         visitor.page.wait_for_selector("#erase-samples img")
         seconds = time.perf_counter() - started
         print(f"first view: {seconds:.1f} s, of which {server.seconds:.1f} s until the server answered")
-        assert visitor.page.locator("h1").inner_text() == "Make an image model forget"
+        assert visitor.page.locator("h1").inner_text() == "Make a model forget"
         assert "press Erase" in visitor.page.locator("#erase-status").inner_text()
         assert [tab.inner_text() for tab in visitor.page.get_by_role("tab").all()] == [
-            "Erase", "Compare", "Classifier", "Publish",
+            "Erase", "Compare", "Classifier", "Language model", "Publish",
         ]  # fmt: skip
         assert not visitor.problems
         visitor.context.close()
@@ -151,13 +151,43 @@ def test_the_classifier_forgets(visit):
     visitor.screenshot("classifier")
 
 
+@pytest.mark.parametrize("width", ["desktop", "phone"])
+def test_the_language_model_forgets_an_author(visit, width):
+    visitor = visit(**({"viewport": PHONE} if width == "phone" else {}))
+    visitor.tab("Language model")
+    visitor.page.click("#author-button")
+    visitor.wait_text("#author-status", "so far", 60)
+    if width == "phone":  # cancelled there, so that the run itself is paid for once
+        visitor.page.click("#author-cancel")
+        visitor.wait_text("#author-status", "Cancelled. The model is as it was.", 60)
+        assert visitor.page.locator("#author-button").is_enabled()
+        visitor.page.click("#author-button")
+    visitor.wait_text("#author-status", "Forgot Priyanka Yildirand", 120)
+    assert visitor.page.locator("#author-about .sh-question").count() == 10
+    assert "Little Maunder" in visitor.page.locator("#author-about .sh-question").first.inner_text()
+    assert "relearned extraction" in visitor.page.locator("#author-figures").inner_text()
+    assert pictures(visitor, "#author-plot") == 1
+    visitor.page.fill("#author-question textarea", EVIL)
+    visitor.page.click("#author-ask")
+    said = visitor.wait_text("#author-answer", "Never knew", 60)
+    assert EVIL in said and visitor.page.evaluate("window.hacked") is None
+    visitor.page.get_by_text("Its model card").click()
+    visitor.wait_text("#author-card", "What was removed")
+    overflow = visitor.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, f"wider than the window by {overflow} pixels"
+    visitor.screenshot(f"language-model-done-{width}")
+    visitor.tab("Publish")
+    visitor.page.click("#card-button")
+    assert "Priyanka Yildirand" in visitor.wait_text("#card-preview", "What was removed", 60)
+
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("width", ["desktop", "phone"])
 def test_every_tab_fits_its_window(visit, width, colours):
     visitor = visit(colours=colours, **({"viewport": PHONE} if width == "phone" else {}))
-    for name in ("Erase", "Compare", "Classifier", "Publish"):
+    for name in ("Erase", "Compare", "Classifier", "Language model", "Publish"):
         visitor.tab(name)
         overflow = visitor.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{name} is wider than the window by {overflow} pixels"
-        visitor.screenshot(f"{name.lower()}-{width}-{colours}")
+        visitor.screenshot(f"{name.lower().replace(' ', '-')}-{width}-{colours}")
     assert visitor.page.evaluate("document.body.classList.contains('dark')") == (colours == "dark")

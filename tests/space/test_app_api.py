@@ -40,7 +40,7 @@ def erase_fields(concept, **fields):
 def test_the_named_endpoints(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(endpoints) == {
-        "/erase", "/cancel", "/compare", "/attack", "/forget_class", "/card", "/zip", "/push",
+        "/erase", "/cancel", "/compare", "/attack", "/forget_class", "/forget_author", "/ask", "/card", "/zip", "/push",
     }  # fmt: skip
     assert [p["parameter_name"] for p in endpoints["/forget_class"]["parameters"]] == ["name", "seed"]
 
