@@ -12,25 +12,22 @@ from typing import Any
 import torch
 
 from ..audit import AuditPrompt, Judge, audit_metrics, compare_pictures, draw_pictures
+from ..audit.untouched import random_states_kept
 from ..report import ConceptErasureReport
 from ..trainer.checkpoints import library_versions
 from ..trainer.run_progress import Reporter
 from ..trainer.stage_callback import StageCallback
 from ..trainer.trimming import NOTHING_TRIMMED
+from .adapter import laid_over
 from .adversarial_states import AdversarialStates
-from .erasure_trainer import ConceptErasureTrainer
+from .erasure_trainer import ConceptErasureTrainer, TrimmedBelow
 from .estimate import ErasureEstimate
-from .guard import (
-    activations_checkpointed,
-    in_float32,
-    only_denoiser_on_device,
-    original_state,
-    plain_torch,
-    warn_of_shared_parts,
-)
+from .guard import activations_checkpointed, in_float32, original_state, plain_torch, warn_of_shared_parts
 from .material import Examples, Material, gather_edit, gather_material, make_examples
+from .offloading import hooks_off, only_denoiser_on_device
 from .progress import ErasureProgress
 from .request import ErasureRequest
+from .text_edit import TextEdit
 from .workload import Workload
 
 
@@ -150,33 +147,44 @@ def erase_concept(
     denoiser = request.family.denoiser
     warnings = [*request.warnings, *warn_of_shared_parts(pipe, denoiser)]
     before = _draw_report(request, reporter, last=False)
-    with original_state(denoiser, request.changed) as moved:
-        report = _repair(request, reporter, moved) if request.args.max_steps else _edit(request, reporter)
+    gathering, repairs = time.perf_counter(), bool(request.args.max_steps)
+    with random_states_kept([request.family.device]):
+        material = gather_material(request, reporter) if repairs else gather_edit(request, reporter)
+    with hooks_off(pipe, denoiser) as hooks_back, original_state(denoiser, request.changed) as moved:
+        report = _repair(request, material, reporter, moved) if repairs else _edit(request, material, gathering)
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
-        after = _draw_report(request, reporter, last=True)
-    _complete(report, request, before, after, warnings, time.perf_counter() - started)
+        with hooks_back():
+            after = _draw_report(request, reporter, last=True)
+        _complete(report, request, before, after, warnings, time.perf_counter() - started)
     pipe.erasure_reports = [*request.earlier, report]
     return report
 
 
-def _repair(request: ErasureRequest, reporter: Reporter, moved: Callable[[], float]) -> ConceptErasureReport:
+def _repair(
+    request: ErasureRequest, material: Material, reporter: Reporter, moved: Callable[[], float]
+) -> ConceptErasureReport:
     denoiser = request.family.denoiser
-    material = gather_material(request, reporter)
-    with only_denoiser_on_device(request.pipe, denoiser), in_float32(denoiser, request.changed):
-        marked = time.perf_counter()
-        examples = make_examples(request, material, reporter)
-        targets = time.perf_counter() - marked
-        with activations_checkpointed(denoiser, request.checkpointing):
-            report, change = _train(request, examples, material, reporter)
-        _say_what_changed(report, change, moved())
+    with (
+        only_denoiser_on_device(request.pipe, denoiser),
+        laid_over(denoiser, request.adapter, request.args.seed) as adapter,
+    ):
+        with in_float32(denoiser, request.held if adapter is None else adapter.held(request.held)):
+            marked = time.perf_counter()
+            examples = make_examples(request, material, reporter)
+            targets = time.perf_counter() - marked
+            with activations_checkpointed(denoiser, request.checkpointing):
+                report, change = _train(request, examples, material, reporter)
+            if adapter is not None:
+                adapter.remember(request.family, examples[2:], material.table)
+        if adapter is not None:
+            adapter.merge(request.family, material.table)
+    _say_what_changed(report, change, moved())
     report.seconds |= {"pictures": material.seconds, "targets": targets}
     return report
 
 
-def _edit(request: ErasureRequest, reporter: Reporter) -> ConceptErasureReport:
-    """The closed-form edit alone, in the pipeline's own dtype."""
-    started = time.perf_counter()
-    edit = gather_edit(request, reporter)
+def _edit(request: ErasureRequest, edit: TextEdit, started: float) -> ConceptErasureReport:
+    """The closed-form edit alone, in the pipeline's own dtype; `started` when its prompts began to be encoded."""
     edit.apply()
     return ConceptErasureReport(
         edit=edit.summary(),
@@ -199,7 +207,9 @@ def _train(
         adversary = None
         if args.forget_objective == "removal" and args.adversarial_states:
             adversary = AdversarialStates(material.table, _first_attacks(request))
-        trainer = ConceptErasureTrainer(family, args, *examples, material.table, callbacks, material.edit, adversary)
+        trainer = ConceptErasureTrainer(
+            family, args, *examples, material.table, callbacks, material.edit, adversary, _trimmed_below(request)
+        )
         trainer.measure_references()
         trainer.train()
         plain, change = trainer.report(), trainer.change()
@@ -214,6 +224,14 @@ def _train(
         notes=plain.notes,
     )
     return report, change
+
+
+def _trimmed_below(request: ErasureRequest) -> TrimmedBelow | None:
+    """What is trimmed while an adapter lies over it."""
+    if request.adapter is None:
+        return None
+    name = request.adapter.name
+    return TrimmedBelow([name(n) for n in request.reinit], [name(n) for n in request.trained], request.adapter.plain_name)
 
 
 def _say_what_changed(report: ConceptErasureReport, change: float, moved: float) -> None:

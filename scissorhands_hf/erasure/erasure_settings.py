@@ -74,6 +74,10 @@ class ErasureSettings:
         max_steps (`int`, *optional*, defaults to 150):
             Optimizer steps of repair. 0: the closed-form edit alone, in the pipeline's own dtype, without pictures to learn
             from.
+        repair_adapter (`int` or `peft.LoraConfig`, *optional*):
+            Repair trains a low-rank adapter (LoRA) of this rank over the frozen denoiser, instead of its weights, and merges it
+            at the end: the result is plain weights again. Of a rank, it lies over the linear layers that
+            `trainable_target_modules` names, by default those of attention. Needs PEFT.
     """
 
     pictures_per_concept: int | None = field(
@@ -108,10 +112,18 @@ class ErasureSettings:
     evaluation_examples: int = field(default=128, metadata={"help": "Noisy pictures of each set in a measurement."})
     patience: int | None = field(default=None, metadata={"help": "Stop after that many measurements without gain."})
     max_steps: int = field(default=150, metadata={"help": "Optimizer steps of repair; 0: the closed-form edit alone."})
+    repair_adapter: int | None = field(
+        default=None, metadata={"help": "Rank of a low-rank adapter that repair trains instead of the weights."}
+    )
 
     def erasure_settings(self) -> dict[str, Any]:
         """The values of the fields of this class alone, by name."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(ErasureSettings)}
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(ErasureSettings)}
+        if hasattr(self.repair_adapter, "to_dict"):  # a configuration of PEFT's: what in it is not the default
+            default, given = type(self.repair_adapter)().to_dict(), self.repair_adapter.to_dict()
+            chosen = {key: value for key, value in given.items() if value != default.get(key)}
+            values["repair_adapter"] = {k: sorted(v) if isinstance(v, set) else v for k, v in chosen.items()}
+        return values
 
     def check_erasure_settings(self) -> None:
         """Raise ValueError, naming the field and its value, for the first choice or number that is out of range."""
@@ -139,6 +151,10 @@ class ErasureSettings:
         ridge, patience = self.closed_form_ridge, self.patience
         require(self, "closed_form_ridge", math.isfinite(ridge) and ridge > 0, "must be a number > 0")
         require(self, "damage_limit", self.damage_limit > 0, "must be > 0, as 0.05")
+        adapter = self.repair_adapter
+        if isinstance(adapter, int):
+            require(self, "repair_adapter", adapter >= 1, "must be a rank >= 1, a peft.LoraConfig, or None")
+        require(self, "repair_adapter", adapter is None or self.max_steps > 0, "needs max_steps > 0: repair trains it")
         require(self, "patience", patience is None or patience >= 1, "must be a whole number >= 1, or None")
         allowed = self.max_steps == 0 or self.evaluations <= self.max_steps
         require(self, "evaluations", allowed, f"exceeds max_steps={self.max_steps}")

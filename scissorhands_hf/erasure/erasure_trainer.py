@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,24 @@ from ..report.unlearning_report import UnlearningReport
 from ..trainer.ceilings import Ceiling
 from ..trainer.paired_batches import FORGET, RETAIN, is_pair
 from ..trainer.scissorhands_trainer import ScissorhandsTrainer
+from ..trainer.scopes import Scopes
+from .adapter import adapter_weights
 from .adversarial_states import AdversarialStates
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, collate, mean_squared_error
 from .objectives import OBJECTIVES, RETAIN_OBJECTIVES, guided
 from .text_edit import TextEdit
+
+
+@dataclass(frozen=True)
+class TrimmedBelow:
+    """Of a run that trains an adapter: names of the weights below it that may be re-initialised, and of those that are compared
+    for that; and what a weight is called without the adapter."""
+
+    reinit: list[str]
+    compared: list[str]
+    plain_name: Callable[[str], str]
 
 
 TRADEOFF = "tradeoff"
@@ -53,6 +67,8 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             Of text layers, with which repair begins.
         adversary (`AdversarialStates`, *optional*):
             Text states that bring the concept back: half of the forget examples of repair are asked for under them.
+        below ([`TrimmedBelow`], *optional*):
+            Given where an adapter lies over the denoiser: it alone is trained, and what is trimmed lies below it.
     """
 
     supported_objectives = OBJECTIVES
@@ -73,7 +89,9 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         callbacks: list[TrainerCallback],
         edit: TextEdit | None = None,
         adversary: AdversarialStates | None = None,
+        below: TrimmedBelow | None = None,
     ):
+        self.below, self.trains_adapter = below, below is not None
         self.family, self.table, self.edit, self.adversary = family, table, edit, adversary
         self.retain_reference = self.forget_reference = 1.0
         super().__init__(
@@ -90,10 +108,32 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
 
     def trim(self) -> dict[str, Any]:
         """As ever; then, as the first step of repair, the closed-form edit. The sensitivity is the original's."""
-        report = super().trim()
+        report = super().trim() if self.below is None else self._trim_below()
         if self.edit is not None:
             self.edit.apply()
         return report
+
+    def _trim_below(self) -> dict[str, Any]:
+        """The adapter does nothing yet, so the sensitivity is that of the weights below; they are frozen again afterwards."""
+        scopes, model = self.scopes, self._plain_model()
+        self.scopes = replace(scopes, reinit=self.below.reinit, trained=self.below.compared)
+        self.scopes.freeze_others(model)
+        try:
+            report = super().trim()
+        finally:
+            self.scopes = scopes
+            scopes.freeze_others(model)
+        report["per_module"] = {
+            self.below.plain_name(f"{name}.").rstrip("."): row for name, row in report["per_module"].items()
+        }
+        return report
+
+    def make_scopes(self) -> Scopes:
+        """Where an adapter lies over the denoiser, its weights."""
+        if self.below is None:
+            return super().make_scopes()
+        names = adapter_weights(self.model)
+        return Scopes([], names, names, "below the adapter")
 
     @property
     def memory_batch_size(self) -> int:

@@ -4,10 +4,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -16,14 +16,21 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from ..audit.drawing import LARGE_PICTURE, picture_size, pictures_of_size
+from .adapter import on_meta
 from .erasure_config import ConceptErasureConfig
-from .families import Family
 
+
+if TYPE_CHECKING:  # which imports this file
+    from .request import ErasureRequest
 
 logger = logging.getLogger(__name__)
 
 # Beyond this multiple of what there is a run is refused: an estimate may be off by that much.
 MARGIN = 1.15
+# What the process itself grows by on a CPU: kernels that are compiled when first needed, threads, what the allocator keeps.
+PROCESS = 80_000_000
+# Matrices of float64 in a [`ClosedFormEdit`], and how many more while it is solved for.
+EDIT_MATRICES, SOLVING_MATRICES = 4, 4
 # Checkpoints on disk at once: the best, the last, and the next before the last is removed.
 CHECKPOINTS = 3
 
@@ -50,12 +57,19 @@ class ErasureEstimate:
             Of the trained weights: gradients, the optimizer's state, and gradient memories or sensitivities.
         activations (`int`):
             That a step keeps for its backward pass.
+        edit (`int`):
+            Sums over prompts that the closed-form edit is solved from, in float64.
+        solving (`int`):
+            What solving for it takes beside them.
+        working (`int`):
+            What a layer or a step of the optimizer takes for itself: twice the largest trained weight, and on a CPU what the
+            process grows by.
         pictures (`int`):
             The largest step of decoding the pictures that are drawn at once.
         disk (`int`):
             In the folder of temporary files: the original of what changes, and checkpoints.
-        accumulates (`bool`, *optional*, defaults to `False`):
-            Whether a step is of several micro-batches, so that there are gradients already when activations come.
+        texts (`int`, *optional*, defaults to 0):
+            All prompts of the run, encoded, in main memory; 0 where the prompts are not made yet.
         drawn, steps (`int`, *optional*, defaults to 0):
             Pictures to draw in all, and steps of repair.
     """
@@ -72,23 +86,27 @@ class ErasureEstimate:
     activations: int
     pictures: int
     disk: int
-    accumulates: bool = False
+    edit: int = 0
+    solving: int = 0
+    working: int = 0
+    texts: int = 0
     drawn: int = 0
     steps: int = 0
 
     @property
     def peak(self) -> int:
-        """Of memory, over all stages."""
-        # Activations go as gradients come, but for those that are there from the micro-batches before.
-        passing = self.gradients + self.activations if self.accumulates else max(self.gradients, self.activations)
-        return self.weights + max(self.masters + self.optimizer + self.memories + passing, self.pictures)
+        """Of memory, over all stages. Activations go as gradients come, those of the first layers and the largest pictures last;
+        what the allocator cannot give back between them makes up for the rest."""
+        training = self.masters + self.optimizer + self.memories + self.gradients + self.activations + self.working
+        beside = self.edit + (self.texts if self.device == "cpu" else 0)
+        return self.weights + max(training + beside, self.masters + self.solving + beside, self.pictures)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {**asdict(self), "pixels": list(self.pixels), "peak": self.peak}
 
     def __str__(self) -> str:
-        parts = ("weights", "masters", "gradients", "optimizer", "memories", "activations")
+        parts = ("weights", "masters", "gradients", "optimizer", "memories", "activations", "edit", "texts", "working")
         told = ", ".join(f"{name} {_size(getattr(self, name))}" for name in parts if getattr(self, name))
         height, width = self.pixels
         return (
@@ -126,45 +144,35 @@ class ErasureEstimate:
             )
 
 
-def estimate_erasure(
-    family: Family,
-    args: ConceptErasureConfig,
-    trained: set[str],
-    changed: set[str],
-    checkpointing: bool | None,
-    sampling: Mapping[str, Any],
-) -> ErasureEstimate | None:
+def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
     """
     Count what a run will need; nothing is drawn, and nothing large is allocated.
 
     Args:
-        family (`Family`):
-            Of the pipeline.
-        args (`ConceptErasureConfig`):
-            Settings.
-        trained, changed (`set[str]`):
-            Names of the denoiser's weights that are trained, and of those that are trained or edited.
-        checkpointing (`bool`, *optional*):
-            Whether activations are computed again; None: as the denoiser is set.
-        sampling (`Mapping[str, Any]`):
-            Arguments of the pipeline's call, for the size of pictures.
+        request ([`ErasureRequest`]):
+            As far as what changes is known.
 
     Returns:
         None where neither the pipeline nor `sampling` says how large pictures are.
     """
-    pixels = picture_size(family.pipe, sampling)
+    family, args, checkpointing = request.family, request.args, request.checkpointing
+    pixels = picture_size(family.pipe, request.sampling)
     if pixels is None:
         return None
     denoiser, pipe = family.denoiser, family.pipe
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    if denoiser.device.type != "cpu":  # the others wait in main memory
+    if family.device.type != "cpu":  # the others wait in main memory
         modules = [denoiser]
     numbers = {name: weight.numel() for name, weight in denoiser.named_parameters()}
     steps = args.max_steps > 0
-    count = sum(numbers[name] for name in trained) if steps else 0
-    in_float32 = sum(numbers[name] * (4 - denoiser.get_parameter(name).element_size()) for name in changed)
-    own = sum(numbers[name] * denoiser.get_parameter(name).element_size() for name in changed)
-    memories = 4 * count * max(args.memory_batches if args.projection else 0, 1 if args.trim_ratio else 0)
+    shapes = _shapes(denoiser, request)
+    count = sum(weight.numel() for weight in shapes.parameters() if weight.requires_grad) if steps else 0
+    in_float32 = sum(numbers[name] * (4 - denoiser.get_parameter(name).element_size()) for name in request.held)
+    own = sum(numbers[name] * denoiser.get_parameter(name).element_size() for name in request.changed)
+    compared = sum(numbers[name] for name in (request.trained if args.trim_ratio else ()))
+    memories = 4 * max(args.memory_batches * count if args.projection else 0, compared)
+    sides = [8 * width**2 for width in request.edited_widths]
+    largest = max((weight.numel() for weight in shapes.parameters() if weight.requires_grad), default=0)
     if checkpointing is None:
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in denoiser.modules())
     shape = (pipe.vae.config.latent_channels, *(side // pipe.vae_scale_factor for side in pixels))
@@ -172,18 +180,20 @@ def estimate_erasure(
     return ErasureEstimate(
         model=type(denoiser).__name__,
         pixels=pixels,
-        device=denoiser.device.type,
+        device=family.device.type,
         weights=sum(_bytes(value) for part in modules for value in (*part.parameters(), *part.buffers())),
         trained=count,
         masters=in_float32 if steps else 0,
         gradients=4 * count,
-        optimizer=_optimizer_bytes(args, denoiser.device) * count,
+        optimizer=_optimizer_bytes(args, family.device) * count,
         memories=memories,
-        activations=_activations(family, trained, changed, shape, examples, checkpointing) if steps else 0,
+        activations=_activations(request, shapes, shape, examples, checkpointing) if steps else 0,
         # Large ones are decoded one by one.
         pictures=_decoding(pipe.vae, shape, 1 if pixels[0] * pixels[1] >= LARGE_PICTURE else pictures_of_size(*pixels)),
         disk=own + (CHECKPOINTS * 4 * count if steps else 0),
-        accumulates=args.gradient_accumulation_steps > 1,
+        edit=EDIT_MATRICES * sum(sides),
+        solving=SOLVING_MATRICES * max(sides, default=0),
+        working=(8 * largest if steps else 0) + (PROCESS if family.device.type == "cpu" else 0),
         steps=args.max_steps,
     )
 
@@ -244,21 +254,33 @@ class _MemoryLeanAttention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _activations(
-    family: Family, trained: set[str], changed: set[str], shape: tuple[int, ...], examples: int, checkpointing: bool
-) -> int:
-    """Counted by a forward pass of a copy that has shapes and no memory, in float32."""
-    denoiser = family.denoiser
-    with torch.device("meta"):
-        copy = type(denoiser).from_config(denoiser.config).eval()
+def _shapes(denoiser: nn.Module, request: "ErasureRequest") -> nn.Module:
+    """A copy of the denoiser, with the adapter that is laid over it, which has shapes and no memory. What is trained wants
+    gradients."""
+    copy = on_meta(denoiser)
+    if request.adapter is None:
+        for name, weight in copy.named_parameters():
+            weight.requires_grad_(name in request.trained)
+    else:
+        from peft import inject_adapter_in_model
+
+        inject_adapter_in_model(request.adapter.config, copy, low_cpu_mem_usage=True)
+        for name, weight in copy.named_parameters():
+            weight.requires_grad_(".lora_" in name)
+    return copy
+
+
+def _activations(request: "ErasureRequest", copy: nn.Module, shape: tuple[int, ...], examples: int, checkpointing: bool) -> int:
+    """Counted by a forward pass of a copy without memory, in float32."""
+    family = request.family
     # Weights that are read as float32 are kept so for the backward pass; the others are there anyway.
-    there = {name for name, weight in denoiser.named_parameters() if name in changed or weight.element_size() == 4}
-    for name, weight in copy.named_parameters():
-        weight.requires_grad_(name in trained)
+    there = {name for name, weight in family.denoiser.named_parameters() if name in request.held or weight.element_size() == 4}
     told = {name: value.to("meta").expand(examples, *value.shape[1:]) for name, value in family.encode_prompts([""]).items()}
     noisy = torch.empty(examples, *shape, device="meta")
     times = family.noise_process().sample_timesteps(examples, torch.Generator()).to("meta")
-    present = [weight for name, weight in copy.named_parameters() if name in there]
+    present = [
+        weight for name, weight in copy.named_parameters() if name.replace(".base_layer.", ".") in there or weight.requires_grad
+    ]
     kept, largest = _Kept(present), 0
 
     def checkpointed(module: Any, *args: Any) -> Any:
@@ -286,6 +308,10 @@ def _decoding(vae: nn.Module, shape: tuple[int, ...], at_once: int) -> int:
         copy = type(vae).from_config(vae.config)
     if vae.dtype != torch.float32:
         copy.to(vae.dtype)
+    if getattr(vae, "use_tiling", False):
+        copy.enable_tiling()
+    if getattr(vae, "use_slicing", False):
+        copy.enable_slicing()
     largest = 0
 
     def watch(module: nn.Module, inputs: tuple, output: Any) -> None:

@@ -255,21 +255,6 @@ def _in_half_precision(module: nn.Module) -> bool:
     return any(weight.is_floating_point() and weight.dtype != torch.float32 for weight in module.parameters(recurse=False))
 
 
-@contextmanager
-def only_denoiser_on_device(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
-    """While the denoiser trains, the other parts of a pipeline on an accelerator wait in main memory."""
-    device = denoiser.device
-    others = [part for part in pipe.components.values() if isinstance(part, nn.Module) and part is not denoiser]
-    moved = [(part, part.device) for part in others if device.type != "cpu" and part.device.type != "cpu"]
-    try:
-        for part, _ in moved:
-            part.to("cpu")
-        yield
-    finally:
-        for part, where in moved:
-            part.to(where)
-
-
 def _cast(value: torch.Tensor, dtype: torch.dtype) -> None:
     """In place: a model may hold several dtypes on purpose."""
     if value.dtype != dtype:

@@ -99,8 +99,7 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
 def gather_edit(request: ErasureRequest, reporter: Reporter) -> TextEdit:
     """The edit of text layers alone, for which no picture is needed but one, for its size."""
     family, prompts, args = request.family, request.prompts, request.args
-    size = {name: value for name, value in request.sampling.items() if name in ("height", "width")}
-    latents = family.sample_latents([""], [args.seed], {**size, "num_inference_steps": 2})
+    latents = family.sample_latents([""], [args.seed], {**request.sampling, "num_inference_steps": 2})
     edit = TextEdit(family, args)
     edit.gather(prompts.edits, prompts.kept_texts, latents, partial(reporter.tell, "prompts"))
     return edit

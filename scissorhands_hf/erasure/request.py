@@ -11,6 +11,7 @@ from ..audit import Judge, load_judge
 from ..hub.earlier import earlier_reports
 from ..report import ConceptErasureReport
 from ..trainer.scopes import resolve_scopes
+from .adapter import RepairAdapter, repair_adapter
 from .compounds import parts_of
 from .concept_types import check_types, describe_type, doubt
 from .erasure_config import ConceptErasureConfig
@@ -20,7 +21,7 @@ from .guard import activations_checkpointed, unfrozen
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
 from .settings import build_config, default_sampling, wants_checkpointing
-from .text_edit import check_scope, edited_weights
+from .text_edit import check_scope, edited_inputs
 from .workload import bounded_report, default_pictures
 
 
@@ -41,9 +42,13 @@ class ErasureRequest:
             The settings, with the seed that the generator gave.
         checkpointing (`bool`, *optional*):
             Whether activations are computed again in the backward pass; None: as the denoiser is set.
-        trained, changed (`set[str]`):
-            Names of the denoiser's weights that are trained, and of those that are trained or edited; the others stay as they
-            are.
+        adapter ([`RepairAdapter`], *optional*):
+            What repair trains instead of the denoiser's weights.
+        trained, reinit, held, changed (`set[str]`, of `reinit` a list):
+            Names of the denoiser's weights that are trained (with an adapter: compared in the trim), that may be
+            re-initialised, that are held in float32 meanwhile, and of all that are not the same afterwards.
+        edited_widths (`list[int]`):
+            Of the inputs of layers that the closed-form edit solves for.
         estimate (`ErasureEstimate`, *optional*):
             Of memory and disk; None where nothing says how large pictures are.
         prompts (`ConceptPrompts`):
@@ -81,8 +86,12 @@ class ErasureRequest:
     family: Family = field(init=False)
     args: ConceptErasureConfig = field(init=False)
     checkpointing: bool | None = field(init=False)
+    adapter: RepairAdapter | None = field(init=False)
     trained: set[str] = field(init=False)
+    reinit: list[str] = field(init=False)
+    held: set[str] = field(init=False)
     changed: set[str] = field(init=False)
+    edited_widths: list[int] = field(init=False)
     estimate: ErasureEstimate | None = field(init=False)
     prompts: ConceptPrompts = field(init=False)
     notes: list[str] = field(init=False)
@@ -104,10 +113,11 @@ class ErasureRequest:
         with activations_checkpointed(self.family.denoiser, self.checkpointing):
             pass  # refused now where it cannot be
         self.args = build_config(self.family, self.recipe, anchor, values, compound)
+        self.adapter = repair_adapter(self.args.repair_adapter, self.family, self.args.trainable_target_modules)
         self._check_scopes()
         self.sampling = default_sampling(self.pipe, self.sampling)
         self.family.check_sampling(self.sampling)
-        self.estimate = estimate_erasure(self.family, self.args, self.trained, self.changed, self.checkpointing, self.sampling)
+        self.estimate = estimate_erasure(self)
         if self.estimate is not None and not self.dry_run:
             self.estimate.check_room(self.family.device)
         if self.judge is not None:
@@ -125,6 +135,10 @@ class ErasureRequest:
             concept_types=given_types,
             neighbours=self.args.neighbours if self.args.forget_objective == "removal" else 0,
         )
+        if self.estimate is not None:
+            self.estimate = replace(self.estimate, texts=self._texts())
+            if not self.dry_run:
+                self.estimate.check_room(self.family.device)
         if self.args.pictures_per_concept is None:
             self.args.pictures_per_concept = default_pictures(len(concepts))
         rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
@@ -165,14 +179,30 @@ class ErasureRequest:
     def _check_scopes(self) -> None:
         with unfrozen(self.family.denoiser):
             scopes = resolve_scopes(self.family.denoiser, self.args)  # patterns that match nothing are refused
-        edited = set()
+        edited, self.edited_widths = set(), []
         if self.args.forget_objective == "closed_form":
-            edited = edited_weights(self.family)
+            parts = edited_inputs(self.family)
+            edited = {f"{layer}.weight" for part in parts for layer in part.layers}
+            # One edit is solved for all layers that read the same inputs.
+            self.edited_widths = [part.inputs.shape[-1] for part in parts]
             if self.args.trim_ratio:
                 check_scope(edited, scopes.reinit)
-        self.trained, self.changed = set(scopes.trained), edited
-        if self.args.max_steps:
-            self.changed = edited | self.trained
+        self.trained, self.reinit = set(scopes.trained), list(scopes.reinit)
+        self.held = self.changed = edited
+        if self.adapter is not None:
+            self.held = edited | (set(scopes.reinit) if self.args.trim_ratio else set())
+            self.changed = self.held | self.adapter.weights
+        elif self.args.max_steps:
+            self.held = self.changed = edited | self.trained
+
+    def _texts(self) -> int:
+        """Bytes of all prompts, encoded."""
+        prompts = self.prompts
+        retain = prompts.retain if self.retain_images is None else [""]
+        texts = {"", *prompts.forget, *prompts.anchors, *retain, *prompts.near}
+        row = sum(value.nbytes for value in self.family.encode_prompts([""]).values())
+        states = self.args.adversarial_states if self.args.forget_objective == "removal" else 0
+        return (len(texts) + states) * row if self.args.max_steps else 0
 
     def _erased_before(self, concepts: list[str]) -> list[str]:
         """Concepts of earlier runs that this one does not erase once more."""

@@ -22,6 +22,8 @@ _LARGE = {
     "gradient_accumulation_steps": 4,
     "optim": "adamw_torch_fused",
 }
+# Of adapters, whose first step is from nothing: as is usual for LoRA.
+_ADAPTER_RATE = 1e-4
 # At that rate so short a repair brings back no weights that were cut.
 _LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 1, "trim_ratio": 0.0}
 # Set by erase_concept itself.
@@ -66,14 +68,16 @@ def build_config(
         values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
     large = recipe in (None, REMOVAL_RECIPE) and weights_of(family) > LARGE_DENOISER
     if large:
-        values = {**(_LARGE if recipe is None else _LARGE_REMOVAL), **values}
+        rate = {"learning_rate": _ADAPTER_RATE} if values.get("repair_adapter") is not None else {}
+        values = {**(_LARGE if recipe is None else _LARGE_REMOVAL), **rate, **values}
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
     args = ConceptErasureConfig(output_dir="unused", **values)
     if args.reinit_target_modules is None and args.trim_ratio:
         args.reinit_target_modules = list(family.reinit_patterns)
     # Removal was found to work with all weights; whether fewer do is not known.
-    if large and args.forget_objective != "removal" and "trainable_target_modules" not in values:
+    given = "trainable_target_modules" in values or args.repair_adapter is not None
+    if large and args.forget_objective != "removal" and not given:
         args.trainable_target_modules = [*family.text_patterns, *(args.reinit_target_modules or ())]
     if args.max_steps == 0 and (args.forget_objective != "closed_form" or args.trim_ratio):
         raise ValueError(

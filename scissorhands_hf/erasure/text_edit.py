@@ -20,10 +20,9 @@ SAME = 1e-5
 PROMPTS_AT_ONCE = 16
 
 
-def edited_weights(family: Family) -> set[str]:
-    """Names of the weights of a family's denoiser that the edit solves for."""
-    parts = family.text_inputs(family.encode_prompts([""]), torch.empty(1, 1, 8, 8, device=family.device))
-    return {f"{layer}.weight" for part in parts for layer in part.layers}
+def edited_inputs(family: Family) -> list[TextInputs]:
+    """The kinds of inputs of a family's denoiser that the edit solves for, each with the names of the layers that read it."""
+    return family.text_inputs(family.encode_prompts([""]), torch.empty(1, 1, 8, 8, device=family.device))
 
 
 def check_scope(edited: set[str], reinit: Iterable[str]) -> None:

@@ -101,8 +101,9 @@ def check_distributed(accelerator: Accelerator) -> None:
         )
 
 
-def check_model(model: nn.Module) -> None:
-    """Reject weights that cannot be trimmed: sharded, quantised, frozen under an adapter, or not finite."""
+def check_model(model: nn.Module, own_adapter: bool = False) -> None:
+    """Reject weights that cannot be trimmed: sharded, quantised, frozen under an adapter that is not the door's own, or not
+    finite."""
     if (name := sharded_weight(model)) is not None:
         raise ValueError(
             f"the weight {name!r} is sharded over processes (a DTensor); load the model without distributed_config or "
@@ -122,14 +123,18 @@ def check_model(model: nn.Module) -> None:
             f"the model's weights are quantised ({kind}) and cannot be re-initialised one by one. Load it without "
             "quantization_config."
         )
-    if adapters(model) is not None and not all(
-        p.requires_grad for name, p in model.named_parameters() if "lora_" not in name and "modules_to_save" not in name
+    if (
+        not own_adapter
+        and adapters(model) is not None
+        and not all(
+            p.requires_grad for name, p in model.named_parameters() if "lora_" not in name and "modules_to_save" not in name
+        )
     ):
         raise ValueError(
             "the model is a PEFT model with a frozen base: what it must forget lies in weights that would not change, and an "
             "adapter can be switched off. Merge it first (model = model.merge_and_unload()) and unlearn the merged model."
         )
-    if adapters(model) is not None:
+    if not own_adapter and adapters(model) is not None:
         raise ValueError(
             "the model is a PEFT model with a trainable base, whose checkpoints hold the adapter alone: what was changed in "
             "the base would be lost. Merge it first (model = model.merge_and_unload()) and unlearn the merged model."

@@ -95,6 +95,8 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
     supported_retain_objectives = ("data", "kl")
     # Whether to look for forget examples in the retain set; not where both are made at random.
     compares_examples = True
+    # Whether the model has an adapter that the door has laid over it, and merges.
+    trains_adapter = False
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         if self.compares_examples:
             warn_of_shared_examples(train_dataset, forget_dataset, checks.ID_COLUMNS)
         if model is not None:
-            checks.check_model(model)
+            checks.check_model(model, self.trains_adapter)
         self._init_publishing()
         self._init_repair()
         self._init_damage()
@@ -148,7 +150,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
         checks.check_labels("train_dataset", train_dataset, self.model)
         checks.check_labels("forget_dataset", forget_dataset, self.model)
         self._check_evaluations()
-        self.scopes = resolve_scopes(self.model, args)
+        self.scopes = self.make_scopes()
         checks.check_precision(self.model, self.scopes.trained)
         self.scopes.freeze_others(self.model)
         logger.info(self.scopes.describe(self.model))
@@ -184,6 +186,10 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
                     training_set(dataset, self.data_collator, columns, name, "evaluation").batch([0])
 
     # ---- The model and its weights ----
+
+    def make_scopes(self) -> Scopes:
+        """Which weights may be re-initialised, are trained and projected."""
+        return resolve_scopes(self.model, self.args)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """A fresh model of `model_init`, checked, and frozen outside the trained scope."""

@@ -118,11 +118,11 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "large.py"
 
 
 @pytest.mark.slow
-def test_the_estimate_is_within_a_quarter_of_what_a_run_takes(tmp_path):
-    """It was 13 % below the peak when it was last measured. Of smaller pipelines the process's own hundred megabytes, which are
+def test_the_estimate_is_within_15_percent_of_what_a_run_takes(tmp_path):
+    """It was within 8 % on four geometries when it was last measured. Of smaller pipelines the process's own hundred megabytes, which are
     not in it, are more than that."""
     command = [sys.executable, str(BENCHMARK), "small-sd", "--output", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert result.returncode == 0, result.stderr[-2000:]
     row = json.loads((tmp_path / "small-sd.json").read_text())
-    assert row["estimated"] == pytest.approx(row["peak"], rel=0.25), row
+    assert row["estimated"] == pytest.approx(row["peak"], rel=0.15), row

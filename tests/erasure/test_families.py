@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
 from PIL import Image
 from tiny_pipelines import TINY, tiny_flux, tiny_pixart, tiny_sd3, tiny_sdxl, tiny_stable_diffusion
 from torch import Tensor
@@ -73,6 +80,28 @@ def test_prediction_is_that_of_the_pipeline(case):
         predicted = family.predict(family.denoiser, latents, timestep.expand(len(latents)), conditioning)
         assert predicted.shape == latents.shape
         torch.testing.assert_close(predicted, output[:, : latents.shape[1]], atol=1e-5, rtol=1e-4)
+
+
+FAST = {
+    "lcm": (LCMScheduler, {}),
+    "turbo": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}),
+    "lightning": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+}
+
+
+@pytest.mark.parametrize("make", [tiny_stable_diffusion, tiny_sdxl])
+@pytest.mark.parametrize("name", FAST)
+def test_samplers_of_few_steps_draw_and_the_noise_stays_that_of_the_model(name, make):
+    pipe = make()
+    noise = family_of(pipe).noise_process()
+    scheduler, settings = FAST[name]
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **settings)
+    family = family_of(pipe)
+    latents = family.sample_latents(PROMPTS, [0, 1], {"num_inference_steps": 2, "guidance_scale": 0.0})
+    assert torch.isfinite(latents).all() and torch.equal(latents, family.sample_latents(
+        PROMPTS, [0, 1], {"num_inference_steps": 2, "guidance_scale": 0.0}
+    ))  # fmt: skip
+    assert torch.equal(family.noise_process().alphas_cumprod, noise.alphas_cumprod)
 
 
 def test_prediction_depends_on_the_prompt_and_passes_gradients(case):

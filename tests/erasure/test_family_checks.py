@@ -1,8 +1,10 @@
 """Pipelines that a concept cannot be erased from are refused by name, before anything is touched, with a way out that works."""
 
 import copy
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,8 @@ from diffusers import (
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     FluxTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -28,7 +32,7 @@ from diffusers import (
     UNet2DModel,
     UniPCMultistepScheduler,
 )
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry, ModelHook, apply_group_offloading
 from peft import LoraConfig
 from tiny_pipelines import quiet, tiny_flux, tiny_pixart, tiny_sd3, tiny_sdxl, tiny_stable_diffusion
 from torch import nn
@@ -54,6 +58,40 @@ def offloaded_layer_by_layer() -> Any:
 def offloaded_in_groups() -> Any:
     pipe = tiny_stable_diffusion()
     pipe.unet.enable_group_offload(onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
+    return pipe
+
+
+def offloaded_to_disk() -> Any:
+    pipe, folder = tiny_stable_diffusion(), tempfile.mkdtemp()
+    accelerate.disk_offload(pipe.unet, folder, execution_device=CPU)
+    shutil.rmtree(folder)
+    return pipe
+
+
+def groups_offloaded_to_disk() -> Any:
+    pipe, folder = tiny_stable_diffusion(), tempfile.mkdtemp()
+    kind = {"offload_type": "leaf_level", "offload_to_disk_path": folder}
+    pipe.unet.enable_group_offload(onload_device=CPU, offload_device=CPU, **kind)
+    shutil.rmtree(folder)
+    return pipe
+
+
+def groups_of_two_kinds() -> Any:
+    pipe = tiny_stable_diffusion()
+    for part, kind in ((pipe.unet.mid_block, "leaf_level"), (pipe.unet.down_blocks[1], "block_level")):
+        apply_group_offloading(part, CPU, CPU, offload_type=kind, num_blocks_per_group=1)
+    return pipe
+
+
+def hooked_inside() -> Any:
+    pipe = tiny_stable_diffusion()
+    accelerate.cpu_offload_with_hook(pipe.unet.mid_block, CPU)
+    return pipe
+
+
+def with_layers_on_devices() -> Any:
+    pipe = tiny_stable_diffusion()
+    pipe.unet.hf_device_map = {"": "cpu"}
     return pipe
 
 
@@ -92,9 +130,9 @@ def without_memory() -> Any:
     return pipe
 
 
-def quantised_by_a_quantizer() -> Any:
+def quantised_by_a_quantizer(part: str = "unet") -> Any:
     pipe = tiny_stable_diffusion()
-    pipe.text_encoder.is_quantized, pipe.text_encoder.quantization_method = True, "bitsandbytes"
+    getattr(pipe, part).is_quantized, getattr(pipe, part).quantization_method = True, "bitsandbytes"
     return pipe
 
 
@@ -138,15 +176,21 @@ def with_fused_lora() -> Any:
 @pytest.mark.parametrize(
     ("make", "problem", "way_out"),
     [
-        (offloaded, "accelerate's CpuOffload moves the weights of vae", r"remove_all_hooks\(\)"),
-        (offloaded_layer_by_layer, "moves the weights of unet", r"remove_all_hooks\(\)"),
-        (offloaded_in_groups, "group_offloading.*unet", "Load the pipeline again"),
+        (offloaded_to_disk, "weights of unet.conv_in are offloaded to disk", "Offload to main memory"),
+        (groups_offloaded_to_disk, "groups of layers of its unet are offloaded to disk", "Leave out offload_to_disk_path"),
+        (groups_of_two_kinds, "in groups of several kinds", r"pipe.unet.enable_group_offload"),
+        (hooked_inside, "CpuOffload changes how unet.mid_block", r"remove_all_hooks\(\)"),
+        (with_layers_on_devices, "unet.hf_device_map", r"pipe.enable_model_cpu_offload\(\)"),
         (cast_layer_by_layer, "layerwise_casting.*transformer", "Load the pipeline again"),
         (hooked, "hook 'theirs' changes how unet", r"HookRegistry.*\(pipe.unet\).remove_hook\('theirs', recurse=True\)"),
         (cached, "fbc_leader_block_hook", r"pipe.transformer.disable_cache\(\)"),
         (mapped, "hf_device_map", r"reset_device_map\(\)"),
         (without_memory, "conv_in.weight of its unet has no memory", "without offloading"),
-        (quantised_by_a_quantizer, r"its text_encoder are quantised \(bitsandbytes\)", "without quantization_config"),
+        (
+            quantised_by_a_quantizer,
+            r"its unet are quantised \(bitsandbytes\)",
+            "without quantization_config.*encoders may stay",
+        ),
         (with_whole_number_weights, "its unet are quantised.*int8 at conv_in.weight", "without quantization_config"),
         (compiled, "its unet is a compiled module", "pipe.unet = pipe.unet._orig_mod"),
         (in_parallel, "its unet is wrapped in DataParallel", "pipe.unet = pipe.unet.module"),
@@ -169,8 +213,10 @@ def save_and_load(pipe: Any, folder: Any) -> Any:
 @pytest.mark.parametrize(
     ("make", "undo"),
     [
-        (offloaded, lambda pipe, _: pipe.remove_all_hooks()),
-        (offloaded_layer_by_layer, lambda pipe, _: pipe.remove_all_hooks()),
+        (offloaded, lambda pipe, _: None),
+        (offloaded_layer_by_layer, lambda pipe, _: None),
+        (offloaded_in_groups, lambda pipe, _: None),
+        (lambda: quantised_by_a_quantizer("text_encoder"), lambda pipe, _: None),
         (hooked, unhook),
         (cached, lambda pipe, _: pipe.transformer.disable_cache()),
         (mapped, lambda pipe, _: pipe.reset_device_map()),
@@ -209,6 +255,15 @@ def flux_fill() -> Any:
     pipe = tiny_flux()
     pipe.transformer = FluxTransformer2DModel.from_config({**pipe.transformer.config, "in_channels": 36})
     return pipe
+
+
+def sana() -> Any:
+    transformer = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1, num_cross_attention_heads=2,
+        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=8, sample_size=8,
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return SanaPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=transformer, scheduler=scheduler)
 
 
 def unconditional() -> Any:
@@ -257,6 +312,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "another guidance": (lambda: shared(StableDiffusionPAGPipeline), r"StableDiffusionPAG.*from_pipe"),
     "own class": (from_scratch, r"FromScratch.*derive its class from StableDiffusionPipeline, or build one"),
+    "sana": (sana, "SanaPipeline.*this kind of pipeline is not known here.*Supported are StableDiffusionPipeline"),
     "unconditional": (unconditional, "DDPMPipeline.*Supported are StableDiffusionPipeline, .*FluxPipeline"),
     "call needs a picture": (lambda: recast(NeedsPicture), "its call needs 'picture'"),
     "call without generator": (lambda: recast(WithoutGenerator), "its call has no argument 'generator'"),

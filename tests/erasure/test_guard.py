@@ -10,10 +10,10 @@ from scissorhands_hf.erasure.guard import (
     device_kept,
     gradients_kept_off,
     in_float32,
-    only_denoiser_on_device,
     original_state,
     weights_back_after_failure,
 )
+from scissorhands_hf.erasure.offloading import only_denoiser_on_device
 
 
 class Denoiser(nn.Module):

@@ -150,13 +150,13 @@ def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
     )
 
 
-def tiny_sd3(seed: int = 0, with_t5: bool = True) -> StableDiffusion3Pipeline:
+def tiny_sd3(seed: int = 0, with_t5: bool = True, **transformer_config: Any) -> StableDiffusion3Pipeline:
     torch.manual_seed(seed)
     tokenizer, t5 = clip_tokenizer(), t5_tokenizer()
     transformer = SD3Transformer2DModel(
         sample_size=PIXELS // 2, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
         num_attention_heads=4, joint_attention_dim=2 * WIDTH, caption_projection_dim=32, pooled_projection_dim=2 * WIDTH,
-        pos_embed_max_size=16,
+        pos_embed_max_size=16, **transformer_config,
     )  # fmt: skip
     text_encoder_3 = t5_encoder(t5) if with_t5 else None
     if text_encoder_3 is not None:  # the transformer reads both encoders' states side by side
@@ -231,6 +231,8 @@ TINY = {
     "sdxl": (tiny_sdxl, "stable-diffusion-xl", {}),
     "sd3": (tiny_sd3, "stable-diffusion-3", SIZE),
     "sd3-without-t5": (lambda: tiny_sd3(with_t5=False), "stable-diffusion-3", SIZE),
+    # As 3.5 is: normalised queries and keys, and in its medium size a second attention to the picture alone in some blocks.
+    "sd35": (lambda: tiny_sd3(qk_norm="rms_norm", dual_attention_layers=(0,)), "stable-diffusion-3", SIZE),
     "flux-dev": (tiny_flux, "flux", SIZE),
     "flux-schnell": (lambda: tiny_flux(guidance_embeds=False), "flux", SIZE),
     "pixart-alpha": (lambda: tiny_pixart(sample_size=128), "pixart", SIZE | {"use_resolution_binning": False}),

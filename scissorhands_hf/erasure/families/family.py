@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...audit.drawing import check_sampling, for_each_picture
 from ...audit.untouched import undisturbed
+from .hooks import execution_device
 from .noise import NoiseProcess
 from .pipeline_checks import refuse
 from .text_inputs import TextInputs, matching_places
@@ -44,6 +45,8 @@ class Family(ABC):
     """Default scope of re-initialisation, as patterns for `scopes.match_parameters`."""
     text_patterns: ClassVar[list[str]]
     """Weights that read text, as patterns: what is trained of a large denoiser by default."""
+    adapter_patterns: ClassVar[list[str]] = [r"re:\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)\.weight$"]
+    """Weights that a low-rank adapter is laid over by default: those of attention."""
     call_arguments: ClassVar[dict[str, Any]] = {}
     """What the pipeline's call is given for every picture, beside the prompt and the user's `sampling`."""
 
@@ -187,7 +190,8 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        """Where the denoiser computes; of an offloaded one the weights may wait elsewhere."""
+        return execution_device(self.denoiser)
 
     def check_sampling(self, sampling: Mapping[str, Any]) -> None:
         """
@@ -259,7 +263,7 @@ class Family(ABC):
                 f"{multiple}{limit}. Resize them first, for instance with PIL.ImageOps.fit."
             )
         vae = self.pipe.vae
-        pixels = self.pipe.image_processor.preprocess([image.convert("RGB") for image in images]).to(vae.device)
+        pixels = self.pipe.image_processor.preprocess([image.convert("RGB") for image in images]).to(execution_device(vae))
         # Half precision overflows in autoencoders that say so; the pipelines, too, compute those in float32.
         dtype, upcast = vae.dtype, vae.dtype == torch.float16 and vae.config.force_upcast
         if upcast:

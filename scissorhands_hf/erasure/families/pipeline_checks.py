@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from accelerate.hooks import ModelHook
-from accelerate.utils import is_compiled_module
+from accelerate.hooks import AlignDevicesHook, CpuOffload
+from accelerate.utils import OffloadedWeightsLoader, is_compiled_module
 from torch import nn
 
 from ...trainer.weight_states import (
@@ -15,6 +15,13 @@ from ...trainer.weight_states import (
     quantisation,
     sharded_weight,
 )
+from .hooks import accelerate_hooks, diffusers_hooks, group_offloadings
+
+
+# Denoisers of pipelines, whose weights change; the other parts only have to compute.
+DENOISERS = ("unet", "transformer", "transformer_2", "prior")
+# Hooks of group offloading, as diffusers names them (0.42.1; the names are private there).
+OFFLOADING = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
 def refuse(pipe: Any, problem: str, way_out: str) -> NoReturn:
@@ -24,7 +31,8 @@ def refuse(pipe: Any, problem: str, way_out: str) -> NoReturn:
 
 def check_pipeline(pipe: Any) -> None:
     """
-    Refuse pipelines whose weights are offloaded, quantised, compiled, or mixed with adapters.
+    Refuse pipelines whose weights cannot change: quantised, compiled, spread over devices, mixed with adapters. Offloaded ones
+    can, and other parts than the denoiser may be quantised.
 
     Raises:
         TypeError: `pipe` is no diffusers pipeline.
@@ -36,9 +44,10 @@ def check_pipeline(pipe: Any) -> None:
         )
     _check_placement(pipe)
     for name, component in _modules(pipe):
+        changes = name in DENOISERS
         _check_wrapped(pipe, name, component)
-        _check_hooks(pipe, name, component)
-        _check_weights(pipe, name, component)
+        _check_hooks(pipe, name, component, changes)
+        _check_weights(pipe, name, component, changes)
     fused = getattr(pipe, "fused_loras", None)
     if fused:
         refuse(
@@ -74,22 +83,15 @@ def _check_wrapped(pipe: Any, name: str, component: nn.Module) -> None:
         refuse(pipe, f"its {name} is wrapped in {type(component).__name__}", f"Unwrap it: pipe.{name} = pipe.{name}.module.")
 
 
-def _check_hooks(pipe: Any, name: str, component: nn.Module) -> None:
-    from diffusers.hooks import HookRegistry
-
+def _check_hooks(pipe: Any, name: str, component: nn.Module, changes: bool) -> None:
+    if changes:
+        _check_offloading(pipe, name, component)
     for path, module in component.named_modules():
         where = f"{name}.{path}" if path else name
-        # Both libraries have public classes of hooks, but no public question whether a module has one.
-        if (hook := _attribute_of_kind(module, ModelHook)) is not None:
-            refuse(
-                pipe,
-                f"accelerate's {type(hook).__name__} moves the weights of {where} (offloading or a device map)",
-                "Call pipe.remove_all_hooks() and pipe.to(device) first, or load it without offloading.",
-            )
-        registry = _attribute_of_kind(module, HookRegistry)
-        if registry is not None and registry.hooks:
-            kind = next(iter(registry.hooks))
-            if "group_offload" in kind or "layerwise" in kind:
+        for kind in diffusers_hooks(module):
+            if kind in OFFLOADING or ("layerwise" in kind and not changes):
+                continue
+            if "layerwise" in kind:
                 way_out = "Load the pipeline again without it, and switch it on after erasing."
             elif "cache" in kind or "pyramid" in kind or "fbc" in kind:
                 way_out = f"Call pipe.{name}.disable_cache() first."
@@ -107,14 +109,45 @@ def _check_hooks(pipe: Any, name: str, component: nn.Module) -> None:
             )
 
 
-def _attribute_of_kind(module: nn.Module, kind: type) -> Any:
-    return next((value for value in vars(module).values() if isinstance(value, kind)), None)
+def _check_offloading(pipe: Any, name: str, denoiser: nn.Module) -> None:
+    """What [`hooks_off`] can take off and put back: model offloading, offloading layer by layer, and in groups."""
+    for path, module in denoiser.named_modules():
+        where = f"{name}.{path}" if path else name
+        for hook in accelerate_hooks(module):
+            layers = isinstance(hook, AlignDevicesHook) and (hook.offload or hook.io_same_device)
+            if not layers and not (isinstance(hook, CpuOffload) and module is denoiser):
+                refuse(
+                    pipe,
+                    f"accelerate's {type(hook).__name__} changes how {where} computes or where its weights are",
+                    "Call pipe.remove_all_hooks() and pipe.to(device) first.",
+                )
+            # Files are read again by each step; what was erased would have to be written into them.
+            if layers and hook.offload and isinstance(getattr(hook.weights_map, "dataset", None), OffloadedWeightsLoader):
+                refuse(
+                    pipe, f"weights of {where} are offloaded to disk", "Offload to main memory, or load it without offloading."
+                )
+    if getattr(denoiser, "hf_device_map", None) is not None:
+        refuse(
+            pipe,
+            f"the layers of its {name} are spread over devices (pipe.{name}.hf_device_map)",
+            "Load it without device_map, and offload the pipeline if memory is short: pipe.enable_model_cpu_offload().",
+        )
+    configs = list(group_offloadings(denoiser))
+    if any(config.offload_to_disk_path is not None for config in configs):
+        refuse(pipe, f"groups of layers of its {name} are offloaded to disk", "Leave out offload_to_disk_path.")
+    if len({(c.onload_device, c.offload_device, c.offload_type, c.num_blocks_per_group) for c in configs}) > 1:
+        refuse(
+            pipe,
+            f"layers of its {name} are offloaded in groups of several kinds",
+            f"Load the pipeline again and offload all of it alike: pipe.{name}.enable_group_offload(...).",
+        )
 
 
-def _check_weights(pipe: Any, name: str, component: nn.Module) -> None:
+def _check_weights(pipe: Any, name: str, component: nn.Module, changes: bool) -> None:
     if (weight := sharded_weight(component)) is not None:
         refuse(pipe, f"the weight {weight} of its {name} is sharded over processes", "Load it without a parallel plan.")
-    if (weight := meta_weight(component)) is not None:
+    offloaded = any(accelerate_hooks(module) for module in component.modules())
+    if not offloaded and (weight := meta_weight(component)) is not None:
         refuse(
             pipe,
             f"the weight {weight} of its {name} has no memory (device 'meta')",
@@ -126,11 +159,12 @@ def _check_weights(pipe: Any, name: str, component: nn.Module) -> None:
             f"the weight {weight} of its {name} was made inside of torch.inference_mode() and cannot be trained or changed",
             "Load the pipeline, and convert its weights, outside of that block.",
         )
-    if (kind := quantisation(component)) is not None:
+    if changes and (kind := quantisation(component)) is not None:
         refuse(
             pipe,
             f"the weights of its {name} are quantised ({kind})",
-            "Load the pipeline without quantization_config (in bfloat16 if memory is short), erase, and quantise the result.",
+            f"Load the {name} without quantization_config (in bfloat16 if memory is short), erase, and quantise the result. "
+            "Text encoders may stay quantised.",
         )
     if (weight := overlapping_weight(component)) is not None:
         refuse(

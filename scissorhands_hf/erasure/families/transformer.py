@@ -210,7 +210,11 @@ class PixArtFamily(Family):
         }
 
     def text_inputs(self, conditioning: dict[str, Tensor], latents: Tensor) -> list[TextInputs]:
-        states = self.denoiser.caption_projection(conditioning["encoder_hidden_states"].to(self.denoiser.dtype))
+        projection = self.denoiser.caption_projection
+        # Of an offloaded denoiser this part alone may be elsewhere.
+        where = next(weight.device for weight in projection.parameters())
+        states = conditioning["encoder_hidden_states"].to(self.device if where.type == "meta" else where, self.denoiser.dtype)
+        states = projection(states).to(self.device)
         layers = linear_layers(self.denoiser, (".attn2.to_k", ".attn2.to_v"))
         return [TextInputs(states, layers, read=conditioning["encoder_attention_mask"].bool())]
 

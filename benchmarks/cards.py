@@ -1,0 +1,146 @@
+"""What `erase_concept` is estimated to need on a GPU for known models at their own resolution; nothing large is made.
+
+    python benchmarks/cards.py --output out/cards.json
+
+Denoisers and autoencoders have the geometry of the published models and no memory; text encoders have their width and number of
+tokens, and a layer or two. Counted is what the device holds while the denoiser trains, with activations in float32.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "erasure"))
+
+CARDS = (24, 48, 80)
+SETTINGS: dict[str, dict[str, Any]] = {"default": {}, "adapter": {"repair_adapter": 16}, "edit alone": {"max_steps": 0}}
+DECODER = {
+    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 32,
+}  # fmt: skip
+UNET = {"layers_per_block": 2, "norm_num_groups": 32}
+# Tiny pipeline, width of its text encoders, pixels, latent channels, width of a T5 beside CLIP, and the denoiser's settings.
+MODELS: dict[str, tuple[str, int, int, int, int | None, dict[str, Any]]] = {
+    "Stable Diffusion 1.5": ("tiny_stable_diffusion", 768, 512, 4, None, {
+        **UNET, "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": 8,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3, "cross_attention_dim": 768,
+    }),
+    "Stable Diffusion XL": ("tiny_sdxl", 1024, 1024, 4, None, {
+        **UNET, "sample_size": 128, "block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 2048,
+        "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True, "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 1024 + 6 * 256,
+    }),
+    "Stable Diffusion 3 medium": ("tiny_sd3", 1024, 1024, 16, 4096, {
+        "sample_size": 128, "num_layers": 24, "attention_head_dim": 64, "num_attention_heads": 24, "in_channels": 16,
+        "out_channels": 16, "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 192,
+    }),
+    "Stable Diffusion 3.5 large": ("tiny_sd3", 1024, 1024, 16, 4096, {
+        "sample_size": 128, "num_layers": 38, "attention_head_dim": 64, "num_attention_heads": 38, "in_channels": 16,
+        "out_channels": 16, "joint_attention_dim": 4096, "caption_projection_dim": 2432, "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 192, "qk_norm": "rms_norm",
+    }),
+    "Flux.1 dev": ("tiny_flux", 768, 1024, 16, 4096, {
+        "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128, "num_attention_heads": 24,
+        "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": (16, 56, 56),
+    }),
+    "PixArt-Sigma": ("tiny_pixart_sigma", 4096, 1024, 4, None, {
+        "sample_size": 128, "num_layers": 28, "attention_head_dim": 72, "num_attention_heads": 16, "in_channels": 4,
+        "out_channels": 8, "cross_attention_dim": 1152, "caption_channels": 4096, "interpolation_scale": 2,
+    }),
+}  # fmt: skip
+
+
+def pipeline(name: str) -> Any:
+    """With a denoiser and an autoencoder of the published geometry that have no memory."""
+    import tiny_pipelines as tiny
+    from diffusers import AutoencoderKL
+    from transformers import T5Config, T5EncoderModel
+
+    make, width, _, channels, t5_width, config = MODELS[name]
+    tiny.WIDTH, tiny.CLIP_TOKENS = width, 77
+    pipe = tiny.tiny_pixart(sigma=True) if make == "tiny_pixart_sigma" else getattr(tiny, make)()
+    parts = {}
+    part = "unet" if hasattr(pipe, "unet") else "transformer"
+    old = getattr(pipe, part)
+    with torch.device("meta"):
+        parts[part] = type(old).from_config({**old.config, **config}).to(torch.bfloat16).eval()
+        parts["vae"] = AutoencoderKL.from_config({**pipe.vae.config, **DECODER, "latent_channels": channels}).eval()
+    for encoder in ("text_encoder_2", "text_encoder_3"):
+        if t5_width and isinstance(getattr(pipe, encoder, None), T5EncoderModel):
+            settings = getattr(pipe, encoder).config.to_dict()
+            parts[encoder] = T5EncoderModel(T5Config(**{**settings, "d_model": t5_width})).eval()
+    further = {"requires_safety_checker": False} if name.endswith("1.5") else {}
+    return tiny.quiet(type(pipe)(**{**pipe.components, **parts}, **further))
+
+
+def estimates(name: str) -> dict[str, dict[str, Any]]:
+    """By settings."""
+    from unittest import mock
+
+    from scissorhands_hf import erase_concept
+    from scissorhands_hf.erasure.estimate import PROCESS
+    from scissorhands_hf.erasure.families import Family
+
+    pipe, side = pipeline(name), MODELS[name][2]
+    for encoder in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        if getattr(pipe, encoder, None) is not None:
+            getattr(pipe, encoder).to(torch.bfloat16)
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    own = sum(weight.nbytes for weight in (*denoiser.parameters(), *denoiser.buffers()))
+    settings = {"anchor": "coat", "concept_type": "object", "disable_tqdm": True, "report_images": 0, "use_cpu": True}
+    rows = {}
+    # Weights without memory are refused elsewhere; prompts are encoded on the CPU, and counted as on a GPU.
+    with (
+        mock.patch("scissorhands_hf.erasure.request.check_pipeline"),
+        mock.patch.object(Family, "device", torch.device("cpu")),
+    ):
+        for label, given in SETTINGS.items():
+            sampling = {"height": side, "width": side}
+            found = erase_concept(pipe, "dress", dry_run=True, sampling=sampling, **settings, **given)
+            # While the denoiser trains the other parts wait in main memory.
+            found = replace(found, device="cuda", weights=own, working=found.working - PROCESS)
+            rows[label] = found.to_dict()
+    return rows
+
+
+def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown: GB on the device, and the smallest card of `CARDS` that has as much."""
+    heads = [f"{label}: GB (card)" for label in SETTINGS]
+    lines = [f"| model | pixels | {' | '.join(heads)} | on disk, GB |", "|---|---:|" + "---:|" * (len(SETTINGS) + 1)]
+    for name, by_settings in rows.items():
+        cells = []
+        for label in SETTINGS:
+            peak = by_settings[label]["peak"] / 1e9
+            card = next((card for card in CARDS if 1.15 * peak <= card), None)
+            cells.append(f"{peak:.1f} ({card or 'none'})")
+        height, width = by_settings["default"]["pixels"]
+        lines.append(f"| {name} | {width} × {height} | {' | '.join(cells)} | {by_settings['default']['disk'] / 1e9:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", choices=[*MODELS, []], help="default: all")
+    parser.add_argument("--output", type=Path, default=Path("out/cards.json"))
+    args = parser.parse_args()
+    rows = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {}
+    for name in args.models or MODELS:
+        if name not in rows:
+            rows[name] = estimates(name)
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
