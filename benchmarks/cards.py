@@ -9,6 +9,7 @@ tokens, and a layer or two. Counted is what the device holds while the denoiser 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ MODELS: dict[str, tuple[str, int, int, int, int | None, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration without what it remembers of itself: which values were defaults, and would be made so again."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
 def pipeline(name: str) -> Any:
     """With a denoiser and an autoencoder of the published geometry that have no memory."""
     import tiny_pipelines as tiny
@@ -73,8 +79,8 @@ def pipeline(name: str) -> Any:
     part = "unet" if hasattr(pipe, "unet") else "transformer"
     old = getattr(pipe, part)
     with torch.device("meta"):
-        parts[part] = type(old).from_config({**old.config, **config}).to(torch.bfloat16).eval()
-        parts["vae"] = AutoencoderKL.from_config({**pipe.vae.config, **DECODER, "latent_channels": channels}).eval()
+        parts[part] = type(old).from_config({**plain(old.config), **config}).to(torch.bfloat16).eval()
+        parts["vae"] = AutoencoderKL.from_config({**plain(pipe.vae.config), **DECODER, "latent_channels": channels}).eval()
     for encoder in ("text_encoder_2", "text_encoder_3"):
         if t5_width and isinstance(getattr(pipe, encoder, None), T5EncoderModel):
             settings = getattr(pipe, encoder).config.to_dict()

@@ -13,8 +13,10 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,14 @@ RUNS: dict[str, tuple[str, torch.dtype, int, dict[str, Any]]] = {
     "sd15-bf16": ("sd", torch.bfloat16, 128, {}),
     "sd15-edit-alone": ("sd", torch.bfloat16, 128, {"max_steps": 0}),
     "sdxl-bf16": ("sdxl", torch.bfloat16, 256, {}),
+}
+
+
+# Language models in bfloat16: layers, width, inner width, heads, heads of keys and values, words, and how many of the last
+# layers are trained, in float32.
+LANGUAGE = {
+    "llama-110m": (12, 768, 2048, 12, 4, 32000, 3),
+    "llama-1b": (22, 2048, 5632, 32, 4, 32000, 6),
 }
 
 
@@ -76,6 +86,7 @@ class Watch:
 def pipeline(geometry: str, dtype: torch.dtype) -> Any:
     """Random weights in the geometry of a known model. Text encoders have its width and number of tokens, and two layers."""
     import tiny_pipelines as tiny
+    from cards import plain
     from diffusers import AutoencoderKL
 
     model, _, size = geometry.partition("-")
@@ -91,9 +102,9 @@ def pipeline(geometry: str, dtype: torch.dtype) -> Any:
                 "block_out_channels": [96, 192, 384] if small else [320, 640, 1280],
                 "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
                 "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-                "transformer_layers_per_block": [1, 2, 2] if small else [1, 2, 10],
+                "transformer_layers_per_block": [1, 1, 1] if small else [1, 2, 10],
                 "attention_head_dim": [4, 6, 12] if small else [5, 10, 20],
-                "layers_per_block": 2, "sample_size": 128, "norm_num_groups": 32, "use_linear_projection": True,
+                "layers_per_block": 2, "sample_size": 128, "norm_num_groups": 32, "use_linear_projection": not small,
             }  # fmt: skip
         elif model == "sd3":
             change = {"num_layers": 8, "attention_head_dim": 64, "num_attention_heads": 8, "caption_projection_dim": 512}
@@ -106,13 +117,13 @@ def pipeline(geometry: str, dtype: torch.dtype) -> Any:
             }  # fmt: skip
         name = "transformer" if model == "sd3" else "unet"
         denoiser = getattr(pipe, name)
-        parts = {name: type(denoiser).from_config({**denoiser.config, **change}).eval()}
+        parts = {name: type(denoiser).from_config({**plain(denoiser.config), **change}).eval()}
         if not small:
             decoder = {
                 "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
                 "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "norm_num_groups": 32,
             }  # fmt: skip
-            parts["vae"] = AutoencoderKL.from_config({**pipe.vae.config, **decoder}).eval()
+            parts["vae"] = AutoencoderKL.from_config({**plain(pipe.vae.config), **decoder}).eval()
         further = {"requires_safety_checker": False} if model == "sd" else {}
         return tiny.quiet(type(pipe)(**{**pipe.components, **parts}, **further))
     finally:
@@ -162,6 +173,68 @@ def measure(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def measure_language(name: str) -> dict[str, Any]:
+    """All four stages of `ScissorhandsTrainer` on a Llama with random weights: frozen ones stay in bfloat16, those of the last
+    layers are float32, and `bf16=True` computes in bfloat16."""
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM, default_data_collator
+
+    from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
+    from scissorhands_hf.trainer.stage_callback import StageCallback
+
+    layers, width, inner, heads, kept, words, last = LANGUAGE[name]
+
+    def trainer(config: LlamaConfig, last: int, folder: str, watch: Callable[[str], None]) -> ScissorhandsTrainer:
+        torch.manual_seed(0)
+        torch.set_default_dtype(torch.bfloat16)  # so that no float32 copy is ever made
+        try:
+            model = LlamaForCausalLM(config)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        scope = [f"model.layers.{layer}" for layer in range(config.num_hidden_layers - last, config.num_hidden_layers)]
+        for pattern in scope:
+            model.get_submodule(pattern).float()
+        rows = torch.randint(config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(0)).tolist()
+        forget, retain = (
+            Dataset.from_list([{"input_ids": row, "labels": row} for row in part]) for part in (rows[:4], rows[4:])
+        )
+        args = ScissorhandsConfig(
+            output_dir=folder, bf16=True, use_cpu=True, trainable_target_modules=scope, trim_ratio=0.02, max_steps=2,
+            per_device_train_batch_size=1, per_device_forget_batch_size=1, gradient_checkpointing=True, save_strategy="no",
+            optim="adamw_torch_fused", saliency_batches=1, report_to="none", disable_tqdm=True, projection=True,
+        )  # fmt: skip
+        told = StageCallback(lambda stage, *_, **__: watch(stage))
+        return ScissorhandsTrainer(model, args, default_data_collator, retain, forget_dataset=forget, callbacks=[told])
+
+    with tempfile.TemporaryDirectory() as folder:
+        small = LlamaConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            vocab_size=64,
+        )
+        trainer(small, 1, folder, lambda stage: None).train()
+        gc.collect()
+        base, watch = anonymous(), Watch()
+        config = LlamaConfig(
+            hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+            num_key_value_heads=kept, vocab_size=words,
+        )  # fmt: skip
+        run = trainer(config, last, folder, watch)
+        run.train()
+        watch.end()
+    weights = sum(value.numel() for value in run.model.parameters())
+    peak = max(watch.peaks.values()) - base
+    return {
+        "geometry": name, "dtype": "bfloat16", "pixels": None, "weights": weights, "peak": peak, "estimated": None,
+        "trained": sum(value.numel() for value in run.model.parameters() if value.requires_grad),
+        "multiple_of_own_bytes": peak / (2 * weights), "seconds": watch.seconds,
+        "peaks": {stage: value - base for stage, value in watch.peaks.items()},
+    }  # fmt: skip
+
+
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
     lines = ["| geometry | dtype | weights, M | trained, M | peak, GB | × own bytes | estimated, GB | seconds |"]
@@ -169,23 +242,27 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     for name, row in rows.items():
         lines.append(
             f"| {name} | {row['dtype']} | {row['weights'] / 1e6:.0f} | {row['trained'] / 1e6:.0f} | {row['peak'] / 1e9:.1f} | "
-            f"{row['multiple_of_own_bytes']:.2f} | {row['estimated'] / 1e9:.1f} | {sum(row['seconds'].values()):.0f} |"
+            f"{row['multiple_of_own_bytes']:.2f} | {_told(row['estimated'])} | {sum(row['seconds'].values()):.0f} |"
         )
     return "\n".join(lines)
 
 
+def _told(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e9:.1f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("geometry", nargs="*", choices=[*RUNS, []], help="default: all that are not small")
+    parser.add_argument("geometry", nargs="*", choices=[*RUNS, *LANGUAGE, []], help="default: all that are not small")
     parser.add_argument("--output", type=Path, default=Path("out/large"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     if len(args.geometry) == 1:
-        row = measure(args.geometry[0])
+        row = (measure_language if args.geometry[0] in LANGUAGE else measure)(args.geometry[0])
         (args.output / f"{args.geometry[0]}.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
         print(json.dumps(row))
         return
-    names = args.geometry or [name for name in RUNS if not name.startswith("small")]
+    names = args.geometry or [name for name in (*RUNS, *LANGUAGE) if not name.startswith("small")]
     for name in names:
         if not (args.output / f"{name}.json").is_file():
             subprocess.run([sys.executable, __file__, name, "--output", str(args.output)], check=True)

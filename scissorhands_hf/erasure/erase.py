@@ -230,8 +230,7 @@ def _trimmed_below(request: ErasureRequest) -> TrimmedBelow | None:
     """What is trimmed while an adapter lies over it."""
     if request.adapter is None:
         return None
-    name = request.adapter.name
-    return TrimmedBelow([name(n) for n in request.reinit], [name(n) for n in request.trained], request.adapter.plain_name)
+    return TrimmedBelow([request.adapter.name(name) for name in request.reinit], request.adapter.plain_name)
 
 
 def _say_what_changed(report: ConceptErasureReport, change: float, moved: float) -> None:

@@ -31,11 +31,10 @@ from .text_edit import TextEdit
 
 @dataclass(frozen=True)
 class TrimmedBelow:
-    """Of a run that trains an adapter: names of the weights below it that may be re-initialised, and of those that are compared
-    for that; and what a weight is called without the adapter."""
+    """Of a run that trains an adapter: names of the weights below it that may be re-initialised, which are compared with each
+    other alone; and what a weight is called without the adapter."""
 
     reinit: list[str]
-    compared: list[str]
     plain_name: Callable[[str], str]
 
 
@@ -116,7 +115,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
     def _trim_below(self) -> dict[str, Any]:
         """The adapter does nothing yet, so the sensitivity is that of the weights below; they are frozen again afterwards."""
         scopes, model = self.scopes, self._plain_model()
-        self.scopes = replace(scopes, reinit=self.below.reinit, trained=self.below.compared)
+        self.scopes = replace(scopes, reinit=self.below.reinit, trained=self.below.reinit)
         self.scopes.freeze_others(model)
         try:
             report = super().trim()

@@ -95,8 +95,8 @@ class ErasureEstimate:
 
     @property
     def peak(self) -> int:
-        """Of memory, over all stages. Activations go as gradients come, those of the first layers and the largest pictures last;
-        what the allocator cannot give back between them makes up for the rest."""
+        """Of memory, over all stages. Activations go as gradients come, but those of the first layers go last, and what lies
+        between them the allocator cannot give back: they are counted in full."""
         training = self.masters + self.optimizer + self.memories + self.gradients + self.activations + self.working
         beside = self.edit + (self.texts if self.device == "cpu" else 0)
         return self.weights + max(training + beside, self.masters + self.solving + beside, self.pictures)
@@ -169,7 +169,8 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
     count = sum(weight.numel() for weight in shapes.parameters() if weight.requires_grad) if steps else 0
     in_float32 = sum(numbers[name] * (4 - denoiser.get_parameter(name).element_size()) for name in request.held)
     own = sum(numbers[name] * denoiser.get_parameter(name).element_size() for name in request.changed)
-    compared = sum(numbers[name] for name in (request.trained if args.trim_ratio else ()))
+    candidates = request.trained if request.adapter is None else request.reinit
+    compared = sum(numbers[name] for name in (candidates if args.trim_ratio else ()))
     memories = 4 * max(args.memory_batches * count if args.projection else 0, compared)
     sides = [8 * width**2 for width in request.edited_widths]
     largest = max((weight.numel() for weight in shapes.parameters() if weight.requires_grad), default=0)

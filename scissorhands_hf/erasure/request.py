@@ -45,8 +45,8 @@ class ErasureRequest:
         adapter ([`RepairAdapter`], *optional*):
             What repair trains instead of the denoiser's weights.
         trained, reinit, held, changed (`set[str]`, of `reinit` a list):
-            Names of the denoiser's weights that are trained (with an adapter: compared in the trim), that may be
-            re-initialised, that are held in float32 meanwhile, and of all that are not the same afterwards.
+            Names of the denoiser's weights that are trained (of no meaning with an adapter), that may be re-initialised, that
+            are held in float32 meanwhile, and of all that are not the same afterwards.
         edited_widths (`list[int]`):
             Of the inputs of layers that the closed-form edit solves for.
         estimate (`ErasureEstimate`, *optional*):
