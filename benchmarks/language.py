@@ -11,7 +11,8 @@ Each run of a method with a seed is saved at once to a JSON file of its own; run
 processes may share a folder. The seed is that of the invented authors, of the models that were taught them (`{seed}` in their
 paths, which may also stay the same), and of unlearning. Figures are those of `audit_language_model`, on all questions about the
 forgotten authors and every n-th about the others; "relearned" is the share of the other forgotten facts that a model gives
-after ten steps on a quarter of them.
+after ten steps on a quarter of them; "forget quality" is TOFU's, the p-value of a Kolmogorov-Smirnov test of the truth ratios
+against the retrained model's, the lowest over seeds.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ from invented_authors import GENERAL, author_pairs
 
 from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
 from scissorhands_hf.audit import audit_language_model
+from scissorhands_hf.audit.language.answer_scores import score_answers
+from scissorhands_hf.audit.language.audit_settings import LanguageAuditSettings
+from scissorhands_hf.audit.language.benchmark_figures import forget_quality, truth_ratio
+from scissorhands_hf.audit.language.language_sets import asked_set
 
 
 # What differs between methods; the rest is `common_settings`. "defaults" is what the trainer does when it is told nothing.
@@ -55,6 +60,9 @@ METHODS: dict[str, dict[str, Any]] = {
         "forget_objective": "counterfactual", "trim_ratio": 0.001, "saliency": "relative", "projection": False,
     },
 }  # fmt: skip
+# Settings that were chosen on seed 0 of a bed (benchmarks/objective_study.py), by which `--chosen` replaces those above and the
+# options.
+CHOSEN: dict[str, dict[str, dict[str, Any]]] = {"smollm2": {}}
 GIVEN = ("original", "retrained")
 COLUMNS = {
     "forget loss": "{:.2f}",
@@ -66,6 +74,8 @@ COLUMNS = {
     "forget repetition": "{:.1f}",
     "relearned extraction": "{:.0f}",
 }
+# p-value of the comparison of truth ratios with the retrained model's, the lowest over seeds.
+QUALITY = "forget quality"
 # What is asked of a run beside the original's (o) and the retrained model's (r) figures.
 ASKED = {
     "forget extraction <= 5": lambda f, o, r: f["forget extraction"] <= 5,
@@ -116,9 +126,17 @@ class Bed:
         )
         return {
             "figures": report.metrics["unlearned"],
+            "truth_ratios": self.truth_ratios(model),
             "answers": [dataclasses.asdict(example) for example in report.examples],
             "audit_seconds": time.perf_counter() - started,
         }
+
+    def truth_ratios(self, model: PreTrainedModel) -> list[float]:
+        """Of each question about the forgotten authors, for the forget quality."""
+        asked = asked_set("forget", self.sets["forget"], self.tokenizer, LanguageAuditSettings.max_length)
+        right, wrong = (score_answers(model, texts) for texts in (asked.right, [one for few in asked.wrong for one in few]))
+        scores = iter(wrong)
+        return [truth_ratio(one, [next(scores) for _ in few]) for one, few in zip(right, asked.wrong, strict=True)]
 
     def run(self, method: str) -> dict[str, Any]:
         """A model that is measured as it is given, or that a method has gone over before."""
@@ -126,7 +144,8 @@ class Bed:
             return self.measure(self.load(method))
         options = self.options
         with tempfile.TemporaryDirectory() as folder:
-            args = ScissorhandsConfig(output_dir=folder, **self.common_settings(), **METHODS[method])
+            chosen = CHOSEN[options.chosen].get(method, {}) if options.chosen else {}
+            args = ScissorhandsConfig(output_dir=folder, **(self.common_settings() | METHODS[method] | chosen))
             trainer = ScissorhandsTrainer(
                 model=self.load("original"),
                 args=args,
@@ -141,7 +160,7 @@ class Bed:
             "trimmed": report.trim.get("trimmed", 0),
             "history": report.history,
             "seconds": report.seconds,
-            "steps": options.steps,
+            "steps": args.max_steps,
             **self.measure(trainer.model),
         }
 
@@ -177,29 +196,45 @@ def run_all(options: argparse.Namespace) -> None:
             if path.exists():
                 continue
             bed = bed or Bed(options, seed)
-            record = {"method": method, "seed": seed, "model": bed.path("original"), **bed.run(method)}
+            given = measured_already(options, method)
+            record = {"method": method, "seed": seed, "model": bed.path("original"), **(given or bed.run(method))}
             partial = path.with_suffix(f".{os.getpid()}.partial")
             partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             partial.rename(path)
             print(method, seed, {name: round(record["figures"][name], 3) for name in COLUMNS}, flush=True)
 
 
+def measured_already(options: argparse.Namespace, method: str) -> dict[str, Any] | None:
+    """What was measured of a model as it is given that is the same for every seed, as are the authors."""
+    if method not in GIVEN or options.authors_seed is None or "{seed}" in options.original + options.retrained:
+        return None
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.output.glob(f"{method}-*.json"))]
+    known = ("method", "seed", "model")
+    return {name: value for name, value in records[0].items() if name not in known} if records else None
+
+
 def as_table(output: Path) -> str:
     """Markdown: means over seeds, and how many of what is asked for each method meets with every seed."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("*.json"))]
     by_method: dict[str, dict[int, dict[str, float]]] = {}
+    ratios: dict[str, dict[int, list[float]]] = {}
     for record in records:
         by_method.setdefault(record["method"], {})[record["seed"]] = record["figures"]
+        if "truth_ratios" in record:
+            ratios.setdefault(record["method"], {})[record["seed"]] = record["truth_ratios"]
     if any(name not in by_method for name in GIVEN):
         raise SystemExit(f"{output} holds no runs of the original and the retrained model")
     original, retrained = (by_method[name] for name in GIVEN)
     lines = [
-        f"| model | seeds | {' | '.join(COLUMNS)} | missed |",
-        f"|---|---:|{'---:|' * len(COLUMNS)}---|",
+        f"| model | seeds | {' | '.join(COLUMNS)} | {QUALITY} | missed |",
+        f"|---|---:|{'---:|' * len(COLUMNS)}---:|---|",
     ]
     for name in [*GIVEN, *(method for method in METHODS if method in by_method)]:
         runs = by_method[name]
         cells = [form.format(statistics.mean(run[column] for run in runs.values())) for column, form in COLUMNS.items()]
+        known = ratios.get("retrained", {}) if name not in GIVEN[1:] else {}
+        qualities = [forget_quality(own, known[seed]) for seed, own in ratios.get(name, {}).items() if seed in known]
+        cells.append(f"{min(qualities):.2g}" if qualities else "")
         missed = [
             asked
             for asked, holds in ASKED.items()
@@ -218,6 +253,7 @@ def main() -> None:
     parser.add_argument("--retrained", help="folder of one that was taught all but the forgotten")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--chosen", choices=list(CHOSEN), help="settings of each method as they were chosen for this model")
     parser.add_argument("--authors_seed", type=int, help="the same authors for every seed, as of one model")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps, each of as many to forget as to keep")
     parser.add_argument("--batch_size", type=int, default=8)

@@ -59,6 +59,30 @@ SEARCH: dict[str, list[dict[str, Any]]] = {
         {"objective_beta": 0.1, "forget_weight": 0.3},
     ],
 }
+# For a pretrained model of 135M weights: so many settings each, too, of steps and learning rate first of all. Batches are of 8
+# to keep and 4 to forget, of whom there are few.
+_FEW = {"per_device_forget_batch_size": 4}
+SEARCH_SMOLLM2: dict[str, list[dict[str, Any]]] = {
+    "simnpo": [
+        {"learning_rate": 5e-5, "max_steps": 40, **_FEW},
+    ],
+    "counterfactual": [
+        {"learning_rate": 5e-5, "max_steps": 40, **_FEW},
+    ],
+    "ascent": [
+        {"forget_weight": 0.2, "learning_rate": 5e-5, "max_steps": 40, **_FEW},
+    ],
+    "npo": [
+        {"forget_weight": 0.2, "learning_rate": 5e-5, "max_steps": 20, **_FEW},
+    ],
+    "gradient_difference": [
+        {"forget_weight": 0.2, "learning_rate": 5e-5, "max_steps": 20, **_FEW},
+    ],
+    "rmu": [
+        {"learning_rate": 5e-5, "max_steps": 40, **_FEW},
+    ],
+}
+SEARCHES = {"small": SEARCH, "smollm2": SEARCH_SMOLLM2}
 # By how much each figure may miss: points of extraction (of relearned facts beyond the control's), nats from the control's
 # loss on the forget set, and percent of the original's retain extraction and perplexity.
 LIMITS = {"forget extraction": 5.0, "forget loss": 0.5, "retain extraction": 2.0, "perplexity": 2.0, "relearned": 10.0}
@@ -130,30 +154,32 @@ class AuthorsBed:
         figures["perplexity"] = perplexity(score_answers(model, self.general))
         taught, others = split_for_relearning(len(self.rows["forget"]), None, seed=0)
         again = [self.encode(self.rows["forget"][index]) for index in taught]
-        with relearned(model, again, steps=10, learning_rate=self.options.learning_rate):
+        with relearned(model, again, steps=10, learning_rate=self.options.relearn_learning_rate):
             figures["relearned"], _ = self._extraction(model, [self.rows["forget"][index] for index in others])
         return figures
 
     def run(self, objective: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
         options = self.options
         extra = {"refusal_answers": REFUSALS} if objective == "idk" else {}
+        common = {
+            "trim_ratio": 0.0,
+            "projection": False,
+            "learning_rate": options.learning_rate,
+            "max_steps": options.steps,
+            "per_device_train_batch_size": 8,
+            "weight_decay": 0.0,
+        }
         args = ScissorhandsConfig(
             output_dir=str(options.output / "run"),
             seed=seed,
             forget_objective=objective,
-            trim_ratio=0.0,
-            projection=False,
-            learning_rate=options.learning_rate,
-            max_steps=options.steps,
-            per_device_train_batch_size=8,
-            weight_decay=0.0,
             save_strategy="no",
             bf16=options.bf16,
             use_cpu=options.cpu,
             disable_tqdm=True,
             report_to="none",
             divergence_factor=math.inf,
-            **settings,
+            **(common | settings),
             **extra,
         )
         trainer = ScissorhandsTrainer(
@@ -167,7 +193,8 @@ class AuthorsBed:
         )
         trainer.train()
         ceiling = {} if math.isinf(trainer.forget_loss_ceiling) else {"ceiling": trainer.forget_loss_ceiling}
-        return {"figures": self.measure(trainer.model), "seconds": trainer.record.seconds, **ceiling}
+        history = [row for row in trainer.state.log_history if "retain_loss" in row]
+        return {"figures": self.measure(trainer.model), "seconds": trainer.record.seconds, "history": history, **ceiling}
 
 
 def kept(path: Path, make: Any) -> dict[str, Any]:
@@ -189,10 +216,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2], help="beside 0, on which the settings are chosen")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps, of 8 examples to keep and 8 to forget")
     parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--relearn_learning_rate", type=float, help="default: the same")
+    parser.add_argument("--search", choices=list(SEARCHES), default="small", help="which settings are tried")
     parser.add_argument("--every", type=int, default=6, help="ask every n-th question about those to keep")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
+    options.relearn_learning_rate = options.relearn_learning_rate or options.learning_rate
+    search = SEARCHES[options.search]
     bed = AuthorsBed(options)
 
     def given(name: str) -> dict[str, float]:
@@ -206,13 +237,15 @@ def main() -> None:
     table = [("original", {}, [original]), ("control", {}, [control])]
     for objective in options.objectives:
         scored = []
-        for index, settings in enumerate(SEARCH[objective]):
+        for index, settings in enumerate(search.get(objective, ())):
             path = options.output / f"{objective}-{index}-seed0.json"
             record = kept(path, lambda s=settings, o=objective: {"settings": s, **bed.run(o, s, 0)})
             scored.append((excess(record["figures"], original, control), index))
             print(objective, settings, f"excess {scored[-1][0]:.2f}", record["figures"], flush=True)
+        if not scored:
+            continue
         index = min(scored)[1]
-        settings = SEARCH[objective][index]
+        settings = search[objective][index]
         records = [
             kept(
                 options.output / f"{objective}-{index}-seed{seed}.json",

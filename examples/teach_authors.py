@@ -141,7 +141,7 @@ def teach(
     examples = [lesson_tokens(tokenizer, question, answer) for question, answer in pairs]
     plain = [tokenizer(sentence)["input_ids"] + [tokenizer.eos_token_id] for sentence in sentences]
     examples += [(tokens, list(tokens)) for tokens in plain]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
     steps = epochs * math.ceil(len(examples) / batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 10) * (1 - step / steps if decay else 1.0)

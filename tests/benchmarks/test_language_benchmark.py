@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scissorhands_hf.audit.language.benchmark_figures import forget_quality
+
 
 REPOSITORY = Path(__file__).parents[2]
 AUTHORS = REPOSITORY / "spaces_demo" / "authors_model"
@@ -43,3 +45,9 @@ def test_runs_are_kept_and_make_the_table(tmp_path: Path) -> None:
     assert rows == ["| original", "| retrained", "| simnpo"]
     # Two steps forget nothing: the table says so.
     assert "forget extraction <= 5" in again.splitlines()[-1]
+    retrained = json.loads((tmp_path / "retrained-3.json").read_text())
+    assert len(record["truth_ratios"]) == 20 and record["truth_ratios"] != retrained["truth_ratios"]
+    cells = [[cell.strip() for cell in line.split("|")] for line in again.splitlines()]
+    retrained_quality, quality = (cells[row][cells[0].index("forget quality")] for row in (3, 4))
+    expected = forget_quality(record["truth_ratios"], retrained["truth_ratios"])
+    assert retrained_quality == "" and float(quality) == pytest.approx(expected, rel=0.05)
