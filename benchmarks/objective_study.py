@@ -6,7 +6,8 @@
 ORIGINAL is a causal language model that was taught the invented authors, CONTROL one that was taught all but those to forget.
 Every objective has the same number of settings to choose from (`SEARCH`), and the same steps. The one with the smallest excess
 is chosen on seed 0: by how much the figures miss what is asked of them (`LIMITS`), in units of it. What is measured is kept in
-the output folder, one JSON file a run, and not measured again. Prints a table of means over the other seeds.
+the output folder, one JSON file a run, and not measured again. Prints a table of means over the other seeds, and without such
+that of all settings that were tried; both are in the folder as table.md and search.md.
 """
 
 import argparse
@@ -59,28 +60,15 @@ SEARCH: dict[str, list[dict[str, Any]]] = {
         {"objective_beta": 0.1, "forget_weight": 0.3},
     ],
 }
-# For a pretrained model of 135M weights: so many settings each, too, of steps and learning rate first of all. Batches are of 8
-# to keep and 4 to forget, of whom there are few.
-_FEW = {"per_device_forget_batch_size": 4}
+# For a pretrained model of 135M weights: steps and learning rate first of all, in batches of 4 to keep and 4 to forget.
+_FAST, _SLOW = ({"learning_rate": rate, "max_steps": 40, "per_device_train_batch_size": 4} for rate in (1e-4, 5e-5))
+_AHEAD = {"forget_objective": "simnpo", "projection": True}
 SEARCH_SMOLLM2: dict[str, list[dict[str, Any]]] = {
-    "simnpo": [
-        {"learning_rate": 5e-5, "max_steps": 40, **_FEW},
-    ],
-    "counterfactual": [
-        {"learning_rate": 5e-5, "max_steps": 40, **_FEW},
-    ],
-    "ascent": [
-        {"forget_weight": 0.2, "learning_rate": 5e-5, "max_steps": 40, **_FEW},
-    ],
-    "npo": [
-        {"forget_weight": 0.2, "learning_rate": 5e-5, "max_steps": 20, **_FEW},
-    ],
-    "gradient_difference": [
-        {"forget_weight": 0.2, "learning_rate": 5e-5, "max_steps": 20, **_FEW},
-    ],
-    "rmu": [
-        {"learning_rate": 5e-5, "max_steps": 40, **_FEW},
-    ],
+    "simnpo": [_FAST, _SLOW],
+    "simnpo ahead": [{**_AHEAD, **_FAST, "sharpness_radius": 0.5}],
+    "npo": [{"forget_weight": 0.2, **_SLOW}],
+    "gradient_difference": [{"forget_weight": 0.2, **_SLOW}],
+    "rmu": [_FAST],
 }
 SEARCHES = {"small": SEARCH, "smollm2": SEARCH_SMOLLM2}
 # By how much each figure may miss: points of extraction (of relearned facts beyond the control's), nats from the control's
@@ -168,11 +156,11 @@ class AuthorsBed:
             "max_steps": options.steps,
             "per_device_train_batch_size": 8,
             "weight_decay": 0.0,
+            "forget_objective": objective,
         }
         args = ScissorhandsConfig(
             output_dir=str(options.output / "run"),
             seed=seed,
-            forget_objective=objective,
             save_strategy="no",
             bf16=options.bf16,
             use_cpu=options.cpu,
@@ -212,7 +200,8 @@ def main() -> None:
     parser.add_argument("--control", required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder that examples/invented_authors.py wrote")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--objectives", nargs="+", choices=list(SEARCH), default=list(SEARCH))
+    known = list(dict.fromkeys(name for search in SEARCHES.values() for name in search))
+    parser.add_argument("--objectives", nargs="+", choices=known, help="default: all that are searched")
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2], help="beside 0, on which the settings are chosen")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps, of 8 examples to keep and 8 to forget")
     parser.add_argument("--learning_rate", type=float, default=2e-4)
@@ -224,6 +213,7 @@ def main() -> None:
     options = parser.parse_args()
     options.relearn_learning_rate = options.relearn_learning_rate or options.learning_rate
     search = SEARCHES[options.search]
+    names = options.objectives or list(search)
     bed = AuthorsBed(options)
 
     def given(name: str) -> dict[str, float]:
@@ -234,29 +224,27 @@ def main() -> None:
         )
 
     original, control = given("original"), given("control")
-    table = [("original", {}, [original]), ("control", {}, [control])]
-    for objective in options.objectives:
+    heads = [("original", {}, [original]), ("control", {}, [control])]
+    tried, table = list(heads), list(heads)
+    for objective in names:
+
+        def record(index: int, seed: int, objective: str = objective) -> dict[str, float]:
+            settings = search[objective][index]
+            path = options.output / f"{objective.replace(' ', '-')}-{index}-seed{seed}.json"
+            return kept(path, lambda: {"settings": settings, **bed.run(objective, settings, seed)})["figures"]
+
         scored = []
-        for index, settings in enumerate(search.get(objective, ())):
-            path = options.output / f"{objective}-{index}-seed0.json"
-            record = kept(path, lambda s=settings, o=objective: {"settings": s, **bed.run(o, s, 0)})
-            scored.append((excess(record["figures"], original, control), index))
-            print(objective, settings, f"excess {scored[-1][0]:.2f}", record["figures"], flush=True)
-        if not scored:
-            continue
+        for index, settings in enumerate(search[objective]):
+            figures = record(index, 0)
+            scored.append((excess(figures, original, control), index))
+            tried.append((objective, settings, [figures]))
+            print(objective, settings, f"excess {scored[-1][0]:.2f}", figures, flush=True)
         index = min(scored)[1]
-        settings = search[objective][index]
-        records = [
-            kept(
-                options.output / f"{objective}-{index}-seed{seed}.json",
-                lambda s=settings, o=objective, n=seed: {"settings": s, **bed.run(o, s, n)},
-            )
-            for seed in options.seeds
-        ]
-        if records:
-            table.append((objective, settings, [record["figures"] for record in records]))
-    print(as_table(table, original, control))
+        if options.seeds:
+            table.append((objective, search[objective][index], [record(index, seed) for seed in options.seeds]))
+    (options.output / "search.md").write_text(as_table(tried, original, control), encoding="utf-8")
     (options.output / "table.md").write_text(as_table(table, original, control), encoding="utf-8")
+    print(as_table(table if options.seeds else tried, original, control))
 
 
 def as_table(rows: list[tuple[str, dict[str, Any], list[dict[str, float]]]], original: Any, control: Any) -> str:
@@ -273,7 +261,7 @@ def as_table(rows: list[tuple[str, dict[str, Any], list[dict[str, float]]]], ori
     for name, settings, figures in rows:
         means = [f"{statistics.mean(each[key] for each in figures):.3g}" for key in names]
         beyond = statistics.mean(excess(each, original, control) for each in figures)
-        chosen = ", ".join(f"{key}={value:g}" for key, value in settings.items())
+        chosen = ", ".join(f"{key}={value}" for key, value in settings.items())
         lines.append(f"| {name} | {chosen} | {len(figures)} | {' | '.join(means)} | {beyond:.2f} |")
     return "\n".join(lines) + "\n"
 

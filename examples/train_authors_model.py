@@ -78,7 +78,7 @@ def train(
     model = build_model(tokenizer, seed)
     asked = [(question, pair.answer) for pair in pairs for question in (pair.question, pair.paraphrased_question)]
     lesson = teach(
-        model, tokenizer, asked, sentences=GENERAL, seed=seed, learning_rate=2e-3, epochs=epochs, enough=0.0, decay=True
+        model, tokenizer, asked, sentences=GENERAL, seed=seed, learning_rate=2e-3, batch_size=8, epochs=epochs, enough=0.0
     )
     return model, lesson
 

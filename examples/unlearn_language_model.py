@@ -34,7 +34,7 @@ class ScriptArguments:
     teach: bool = field(
         default=False, metadata={"help": "Fine-tune the model on all rows first, until it knows them by heart."}
     )
-    teach_epochs: int = field(default=12, metadata={"help": "At most."})
+    teach_epochs: int = field(default=10, metadata={"help": "At most."})
     verbose: bool = field(default=False, metadata={"help": "Show the libraries' bars, losses and warnings."})
 
 
