@@ -15,8 +15,8 @@ from ..core.modes import evaluation_mode
 from . import forget_objectives as formulas
 from .batch_losses import BatchLossMixin, plain_batch
 from .ceilings import logits_of
-from .forget_choice import ASCENT, OF_LANGUAGE_MODELS, ForgetObjective, names_with, objective_named
-from .other_answers import OTHER_ANSWER
+from .forget_choice import ASCENT, OF_LANGUAGE_MODELS, WITH_OTHER_ANSWERS, ForgetObjective, names_with, objective_named
+from .other_answers import OTHER_ANSWER, have_other_texts
 from .paired_batches import FORGET, RETAIN
 from .reference_scores import INDEX, ReferenceScores, load_references, numbered, remark_size, save_references
 from .token_scores import LabelledTokens, labelled_tokens, top_entries, without_labels
@@ -54,6 +54,7 @@ class LossPart:
 class ObjectiveMixin(BatchLossMixin):
     """The losses of a paired batch; to be named before Trainer. Beside what [`BatchLossMixin`] needs, what is declared here."""
 
+    forget_dataset: Any
     forget_loss_ceiling: float
     sets: dict[str, TrainingSet]
     forget_batch_size: int
@@ -118,7 +119,8 @@ class ObjectiveMixin(BatchLossMixin):
         simple = self.compute_loss_func is None and not self.args.label_smoothing_factor
         if self.args.forget_objective is None and self.args.forget_loss_ceiling is None:
             speaks = reason is None and simple and self.shifts_labels
-            self._open_objective = OF_LANGUAGE_MODELS if speaks else ASCENT
+            told = WITH_OTHER_ANSWERS if speaks and have_other_texts(self.forget_dataset) else OF_LANGUAGE_MODELS
+            self._open_objective = told if speaks else ASCENT
         self._bounds_examples = self.objective.name == "ascent" and reason is None and simple
         others = " or ".join(map(repr, names_with(needs_tokens=False, needs_answer=False)))
         name = type(self.model).__name__

@@ -7,6 +7,7 @@ The other answer of an example is the example itself with each column `counterfa
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import datasets
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -147,10 +148,23 @@ def with_other_answers(
     return examples, OtherAnswerCollator(collate), wanted
 
 
+def have_other_texts(examples: Any) -> bool:
+    """Whether each of the examples of a language model has another answer beside it, in columns of its own."""
+    columns = [f"{PREFIX}input_ids", f"{PREFIX}labels"]
+    if not set(columns).issubset(_columns(examples)):
+        return False
+    rows = examples.with_format(None).select_columns(columns) if isinstance(examples, datasets.Dataset) else examples
+    return all(rows[index].get(name) is not None for index in range(len(rows)) for name in columns)
+
+
+def _columns(examples: Any) -> list[str]:
+    names = getattr(examples, "column_names", None)
+    return names if names is not None else list(examples[0]) if isinstance(examples[0], Mapping) else []
+
+
 def check_other_answers(examples: Any, objective: str) -> None:
     """Raise ValueError where forget examples hold no other answers."""
-    names = getattr(examples, "column_names", None)
-    names = names if names is not None else list(examples[0]) if isinstance(examples[0], Mapping) else []
+    names = _columns(examples)
     if any(name.startswith(PREFIX) for name in names):
         return
     raise ValueError(

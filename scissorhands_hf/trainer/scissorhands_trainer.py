@@ -205,7 +205,7 @@ class ScissorhandsTrainer(PublishingMixin, TextMixin, ProbeMixin, DamageMixin, T
     @property
     def sets(self) -> dict[str, TrainingSet]:
         """The "retain" and the "forget" set as batches are made of them; made once, and again if one is replaced."""
-        made_of = (self.train_dataset, self.forget_dataset, self.data_collator)
+        made_of = (self.train_dataset, self.forget_dataset, self.data_collator, self.objective.needs_answer)
         if self._sets is None or any(was is not now for was, now in zip(self._sets[0], made_of, strict=True)):
             columns = model_columns(self.model, self.label_names) if self.args.remove_unused_columns else None
             name = type(self.model).__name__

@@ -49,8 +49,9 @@ class UnlearningSettings:
             λ ≥ 0 in L(D_r) − λ·L(D_f), and of what another objective adds to L(D_r). Default: 0.05 of ascent and of the
             objectives of pipelines, 1 of the others.
         forget_objective (`str`, *optional*):
-            What repair minimises beside L(D_r). Default: `"simnpo"` of causal language models, unless `forget_loss_ceiling` is
-            given or the loss is not their own; `"ascent"`, as in the paper, of all others.
+            What repair minimises beside L(D_r). Default of causal language models, unless `forget_loss_ceiling` is given or the
+            loss is not their own: `"dpo"` where each forget example has another answer, else `"simnpo"`; of all others
+            `"ascent"`, as in the paper.
 
             - `"ascent"`: −λ·L(D_f) up to `forget_loss_ceiling`; `"gradient_difference"`: without a ceiling (arXiv:2203.12817).
             - `"counterfactual"`: λ·L of other answers, from columns `counterfactual_X` that stand for the columns `X` of a
@@ -64,7 +65,7 @@ class UnlearningSettings:
             A step averages `"npo"`, `"simnpo"` and `"dpo"` over its forget examples, the others over their labelled tokens.
             `"npo"`, `"dpo"`, `"undial"` and `"rmu"` compare with the original, which is asked once, before training.
         objective_beta (`float`, *optional*):
-            β > 0 of `"npo"`, `"simnpo"`, `"dpo"` and `"undial"`. Default: 0.1, 4.5, 0.1 and 10.
+            β > 0 of `"npo"`, `"simnpo"`, `"dpo"` and `"undial"`. Default: 0.1, 4.5, 0.03 and 10.
         simnpo_gamma (`float`, *optional*, defaults to 0):
             The margin γ ≥ 0 of `"simnpo"`.
         refusal_answers (`list[str]`, *optional*):
@@ -176,13 +177,13 @@ class UnlearningSettings:
     forget_objective: str | None = field(
         default=None,
         metadata={
-            "help": "What is minimised on the forget set. Default: 'simnpo' of causal language models, else 'ascent'. "
-            "'removal', 'closed_form', 'redirect', …: of pipelines.",
+            "help": "What is minimised on the forget set. Default: of causal language models 'dpo' where there are other "
+            "answers, else 'simnpo'; of others 'ascent'. 'removal', 'closed_form', 'redirect', …: of pipelines.",
             "choices": OBJECTIVE_NAMES,
         },
     )
     objective_beta: float | None = field(
-        default=None, metadata={"help": "β > 0 of npo (default 0.1), simnpo (4.5), dpo (0.1) and undial (10)."}
+        default=None, metadata={"help": "β > 0 of npo (default 0.1), simnpo (4.5), dpo (0.03) and undial (10)."}
     )
     simnpo_gamma: float = field(default=0.0, metadata={"help": "Margin γ >= 0 of simnpo."})
     refusal_answers: list[str] | None = field(

@@ -11,6 +11,7 @@ import pytest
 import tiny_models
 import torch
 from architectures import mixtral
+from datasets import Dataset
 from safetensors.torch import load_file
 from test_accumulation import tiny_masked_bert, tiny_t5
 from test_objective_steps import forget_set
@@ -24,6 +25,9 @@ from scissorhands_hf.hub.run import load_run
 from scissorhands_hf.trainer.other_answers import OTHER_ANSWER
 
 
+ANSWER_COLUMNS = ["counterfactual_input_ids", "counterfactual_labels"]
+
+
 def trainer_for(config, model: Any = None, retain: Any = None, forget: Any = None, **settings: Any) -> ScissorhandsTrainer:
     extra = {name: settings.pop(name) for name in ("processing_class", "compute_loss_func") if name in settings}
     return ScissorhandsTrainer(
@@ -33,6 +37,11 @@ def trainer_for(config, model: Any = None, retain: Any = None, forget: Any = Non
         forget_dataset=forget_set() if forget is None else forget,
         **extra,
     )
+
+
+def unanswered() -> Dataset:
+    """A forget set without other answers."""
+    return forget_set().remove_columns(ANSWER_COLUMNS)
 
 
 def weights(trainer: ScissorhandsTrainer) -> torch.Tensor:
@@ -302,7 +311,7 @@ def test_retain_objectives_of_the_other_door(config) -> None:
 def test_causal_language_models_have_another_default_than_the_papers(config) -> None:
     """By the model; and explicit arguments win."""
     ascends = {"forget_loss_ceiling": 1e9}
-    assert trainer_for(config).objective.name == "simnpo"
+    assert trainer_for(config, forget=unanswered()).objective.name == "simnpo"
     assert trainer_for(config).forget_weight == 1.0 and trainer_for(config, forget_weight=0.3).forget_weight == 0.3
     assert trainer_for(config, **ascends).objective.name == "ascent"
     assert trainer_for(config, **ascends).forget_weight == 0.05
@@ -320,10 +329,25 @@ def test_causal_language_models_have_another_default_than_the_papers(config) -> 
 
 
 def test_a_run_by_the_default_says_which_objective_it_was(config) -> None:
-    trainer = trainer_for(config)
+    trainer = trainer_for(config, forget=unanswered())
     trainer.train()
     settings = trainer.report().settings
     assert (settings["forget_objective"], settings["forget_weight"], settings["objective_beta"]) == ("simnpo", 1.0, 4.5)
+
+
+def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said(config) -> None:
+    usual, named = trainer_for(config, seed=3), trainer_for(config, seed=3, forget_objective="dpo")
+    for trainer in (usual, named):
+        trainer.train()
+    assert usual.report().settings["forget_objective"] == "dpo"
+    assert torch.equal(weights(usual), weights(named))
+    assert trainer_for(config, forget_objective="simnpo").objective.name == "simnpo"
+
+    whole = forget_set().with_format(None)
+    some = Dataset.from_list([*whole.select(range(7)), {**whole[7], **dict.fromkeys(ANSWER_COLUMNS)}]).with_format("torch")
+    assert trainer_for(config, forget=some).objective.name == "simnpo"
+    listed = [dict(whole[index]) for index in range(8)]
+    assert trainer_for(config, forget=listed).objective.name == "dpo"
 
 
 # ---- Several processes ----

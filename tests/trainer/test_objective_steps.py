@@ -96,7 +96,7 @@ OBJECTIVES = {
     "gradient_difference": {},
     "npo": {},
     "simnpo": {"simnpo_gamma": 0.5, "objective_beta": 0.4},
-    "dpo": {},
+    "dpo": {"objective_beta": 0.1},
     "counterfactual": {},
 }
 CASES = [("llama", name) for name in OBJECTIVES] + [("gpt2", "npo"), ("t5", "simnpo"), ("t5", "dpo"), ("masked", "npo")]
