@@ -60,16 +60,23 @@ SEARCH: dict[str, list[dict[str, Any]]] = {
         {"objective_beta": 0.1, "forget_weight": 0.3},
     ],
 }
-# For a pretrained model of 135M weights: steps and learning rate first of all, in batches of 4 to keep and 4 to forget.
-_FAST, _SLOW = ({"learning_rate": rate, "max_steps": 40, "per_device_train_batch_size": 4} for rate in (1e-4, 5e-5))
-_AHEAD = {"forget_objective": "simnpo", "projection": True}
+# For a pretrained model of 135M weights: 40 steps in batches of 4 to keep and 4 to forget. What was tried, one after the other.
+_FEW: dict[str, Any] = {"max_steps": 40, "per_device_train_batch_size": 4}
 SEARCH_SMOLLM2: dict[str, list[dict[str, Any]]] = {
-    "simnpo": [_FAST, _SLOW],
-    "simnpo ahead": [{**_AHEAD, **_FAST, "sharpness_radius": 0.5}],
-    "npo": [{"forget_weight": 0.2, **_SLOW}],
-    "gradient_difference": [{"forget_weight": 0.2, **_SLOW}],
-    "rmu": [_FAST],
-}
+    "simnpo": [{"learning_rate": 1e-4, **_FEW}],
+    "simnpo ahead": [
+        {
+            "forget_objective": "simnpo", "projection": True, "learning_rate": 3e-5, **_FEW, "sharpness_radius": 0.1,
+            "memory_every": 4,
+        },
+    ],
+    "counterfactual": [{"learning_rate": 1e-4, **_FEW}],
+    "dpo": [
+        {"objective_beta": 0.1, "learning_rate": 5e-5, **_FEW},
+        {"objective_beta": 0.05, "learning_rate": 7e-5, **_FEW},
+        {"objective_beta": 0.03, "learning_rate": 1e-4, **_FEW},
+    ],
+}  # fmt: skip
 SEARCHES = {"small": SEARCH, "smollm2": SEARCH_SMOLLM2}
 # By how much each figure may miss: points of extraction (of relearned facts beyond the control's), nats from the control's
 # loss on the forget set, and percent of the original's retain extraction and perplexity.
