@@ -40,15 +40,20 @@ class ErasureSettings:
             κ ≥ 0: weight of the prompts to keep against those to edit.
         closed_form_ridge (`float`, *optional*, defaults to 1e-4):
             λ > 0, in units of the inputs' mean square: holds what no prompt asks for.
+        removal_target (`str`, *optional*, defaults to `"neighbours"`):
+            Of the objective `"removal"`: what noisy pictures of the concept are to be taken for, as surely as they show it.
+            `"neighbours"`: what is nearest to it, see `neighbours`. `"bayes"`: what Bayes' rule leaves of the original without
+            words when its words are taken away, which is also done where no neighbours are known.
         removal_cap (`float`, *optional*, defaults to 3):
-            Of the objective `"removal"`: the most that the strength η = γ/(1 − γ) of the negative guidance may be, ≥ 0.
+            Of `"bayes"`: the most that the strength η = γ/(1 − γ) of the negative guidance may be, ≥ 0.
         removal_strength (`float`, *optional*):
-            A constant η ≥ 0 in its place, as in ESD. Default: by how sure the model is of the concept, picture by picture.
+            Of `"bayes"`: a constant η ≥ 0 in its place, as in ESD. Default: by how sure the model is of the concept, picture by
+            picture.
         empty_prompt_share (`float`, *optional*, defaults to 0.25):
             Of the objective `"removal"`: share of the noisy examples, in [0, 1], that are asked for without words.
         neighbours (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: how many of the everyday things or looks that are nearest the concept to the model
-            half of the kept pictures are of, ≥ 0, beside those in `keep`.
+            its pictures are to be taken for, and half of the kept pictures are of, ≥ 0, beside those in `keep`.
         adversarial_states (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which half of the
             forget examples are then asked for.
@@ -93,12 +98,18 @@ class ErasureSettings:
     closed_form_overshoot: float = field(default=1.0, metadata={"help": "α >= 0 of 'closed_form'."})
     closed_form_keep_weight: float = field(default=20.0, metadata={"help": "κ >= 0, weight of what is kept."})
     closed_form_ridge: float = field(default=1e-4, metadata={"help": "λ > 0, holds what no prompt asks for."})
+    removal_target: str = field(
+        default="neighbours",
+        metadata={"help": "What 'removal' takes the concept's pictures for.", "choices": ("neighbours", "bayes")},
+    )
     removal_cap: float = field(default=3.0, metadata={"help": "The most that η of 'removal' may be, >= 0."})
     removal_strength: float | None = field(
         default=None, metadata={"help": "A constant η >= 0 of 'removal'. Default: by how sure the model is."}
     )
     empty_prompt_share: float = field(default=0.25, metadata={"help": "Of 'removal': share of examples without words."})
-    neighbours: int = field(default=4, metadata={"help": "Of 'removal': nearest things that half of what is kept is of."})
+    neighbours: int = field(
+        default=4, metadata={"help": "Of 'removal': nearest things, its targets, and half of what is kept."}
+    )
     adversarial_states: int = field(default=4, metadata={"help": "Of 'removal': text states that bring the concept back."})
     adversarial_every: int = field(default=20, metadata={"help": "Renew them at every n-th step."})
     adversarial_steps: int = field(default=8, metadata={"help": "Steps of Adam at each renewal."})
@@ -146,6 +157,8 @@ class ErasureSettings:
         )
         if self.removal_strength is not None:
             require_not_negative(self, "removal_strength")
+            fits = self.removal_target == "bayes"
+            require(self, "removal_strength", fits, "is of removal_target='bayes'; give that as well, or leave this one out")
         share = self.empty_prompt_share
         require(self, "empty_prompt_share", 0 <= share <= 1, "must lie in [0, 1], as 0.25")
         ridge, patience = self.closed_form_ridge, self.patience

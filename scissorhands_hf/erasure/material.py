@@ -17,7 +17,8 @@ from ..trainer.run_progress import Reporter
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, picture_batch, precompute_targets
-from .objectives import negative_guidance, without_concept
+from .objectives import negative_guidance
+from .prompts import ConceptPrompts
 from .recognition import Recognition
 from .request import ErasureRequest
 from .text_edit import TextEdit
@@ -87,7 +88,9 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
             forget_latents = draw(forget_texts, 0)
         if retain_latents is None:
             retain_latents = draw(retain_texts, 500_000)
-    table = PromptTable.encode(family, ["", *prompts.forget, *prompts.anchors, *retain_texts, *prompts.near])
+    table = PromptTable.encode(
+        family, ["", *prompts.forget, *prompts.anchors, *retain_texts, *prompts.near, *_in_place(prompts, forget_texts)]
+    )
     edit = None
     if args.forget_objective == "closed_form":
         edit = TextEdit(family, args)
@@ -152,6 +155,12 @@ def _with_contrast(material: Material, near: list[str]) -> tuple[Tensor, list[st
     return torch.cat([material.retain_latents, material.forget_latents[chosen]]), [*material.retain_texts, *texts]
 
 
+def _in_place(prompts: ConceptPrompts, forget_texts: list[str]) -> list[str]:
+    """What is asked for in the place of the forget pictures' prompts, and of each concept's first, which names it."""
+    asked = [*forget_texts, *(own[0] for own in prompts.asking.values())]
+    return [text for prompt in dict.fromkeys(asked) for text in prompts.others.get(prompt, [])]
+
+
 def _forget_texts(asking: list[list[str]], count: int) -> list[str]:
     """A prompt for each of `count` pictures: the concepts in turn, and of each its prompts in turn or, where there are more of
     them than pictures, evenly over their list."""
@@ -203,8 +212,7 @@ def _fix_targets(
         return negative_guidance(predict(batch, batch["prompt"]), predict(batch, empty), args.negative_guidance_strength)
 
     def removed(batch: dict[str, Tensor]) -> Tensor:
-        empty = predict(batch, torch.full_like(batch["prompt"], table.rows[""]))
-        return without_concept(predict(batch, batch["words"]), empty, recognition.odds(batch))
+        return recognition.forget_target(batch, predict)
 
     def kept(batch: dict[str, Tensor]) -> Tensor:
         return recognition.kept_target(batch, predict)

@@ -56,6 +56,27 @@ def without_concept(conditional: Tensor, unconditional: Tensor, odds: Tensor | f
     return negative_guidance(conditional, unconditional, odds)
 
 
+def taken_for_others(conditional: Tensor, unconditional: Tensor, others: Tensor, posterior: Tensor) -> Tensor:
+    """The original's prediction with the concept's part in it given to what is like it:
+    `f*(x_t, ∅) + γ·(mean_n f*(x_t, n) − f*(x_t, c))`, with `n` what is nearest the concept and `γ = p(c | x_t)`.
+
+    By Bayes' rule (see [`without_concept`]) `f*(x_t, ∅) = γ·f*(x_t, c) + (1 − γ)·f*(x_t, ¬c)`. Where a noisy picture can show
+    nothing but the concept, `without_concept` divides nothing by nothing, for of the rest the original has no say; here it
+    has what it says under the words of the rest's nearest parts. Where the picture may show anything γ is small, and so is the
+    difference between the two.
+
+    Args:
+        conditional, unconditional (`Tensor`):
+            Predictions of the frozen original, (n, *latent shape).
+        others (`Tensor`):
+            The mean of those under the words of what is nearest, of that shape.
+        posterior (`Tensor`):
+            γ of each, (n,), in [0, 1].
+    """
+    posterior = posterior.to(conditional).view(-1, *[1] * (conditional.ndim - 1))
+    return unconditional + posterior * (others - conditional)
+
+
 def capped_odds(log_posterior: Tensor, most: float) -> Tensor:
     """`η = γ / (1 − γ)`, at most `most`, from log γ ≤ 0.
 

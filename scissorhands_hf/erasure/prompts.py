@@ -62,6 +62,8 @@ class ConceptPrompts:
             What each concept was taken for.
         neighbours (`list[str]`):
             What is nearest to the concepts, to the model, where that was asked for.
+        others (`dict[str, list[str]]`):
+            For each of the prompts in `asking` those that ask for the neighbours in its place; empty without neighbours.
         report (`list[tuple[str, str, str | None]]`):
             Prompt, group and label of what only the report draws.
     """
@@ -79,6 +81,7 @@ class ConceptPrompts:
     kept_texts: list[str]
     types: dict[str, ConceptType]
     neighbours: list[str]
+    others: dict[str, list[str]]
     report: list[tuple[str, str, str | None]]
 
 
@@ -170,16 +173,17 @@ def build_prompts(
     alike = [] if readings is None else parts_read_alike(compounds, readings, known)
     distance = None if readings is None else readings.distance
     kept = KeptWords.beside(concepts, keep, anchor, erased_before, known, alike, distance, compounds)
+    around: dict[str, list[str]] = {}
     if neighbours and readings is not None:
         # "Van Gogh" is no look that an adjective could take the place of, but what is drawn in it is made of things.
-        found = [nearest(name, is_look(name), kept, readings.distance, neighbours) for name in concepts]
-        kept = replace(kept, neighbours=list(dict.fromkeys(thing for row in found for thing in row)))
+        around = {name: nearest(name, is_look(name), kept, readings.distance, neighbours) for name in concepts}
+        kept = replace(kept, neighbours=list(dict.fromkeys(thing for row in around.values() for thing in row)))
         logger.info("Nearest to what is erased, to the model: %s", ", ".join(kept.neighbours))
     others = [thing for thing in (*keep, *kept.subjects) if not any(mentions(thing, gone) for gone in erased_before)]
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
     apart: list[str] = []
-    instead, asking = {}, {}
+    instead, asking, in_place = {}, {}, {}
     for name in concepts:
         coloured: dict[str, str] = {}
         kind = types[name].kind
@@ -197,6 +201,7 @@ def build_prompts(
             if other and not any(is_look(word) for word in name.split()):
                 coloured = {photo(f"{look} {name}"): photo(f"{look} {other}") for look in kept.looks}
         instead[name], asking[name] = other, list(own)
+        in_place |= _neighbours_of(own, name, types[name], around.get(name, []), kept, name in compounds)
         if other and name in compounds:
             apart += own
         changes = own | changes
@@ -218,6 +223,7 @@ def build_prompts(
         kept_texts=kept_texts(kept, retain, known, chance),
         types=types,
         neighbours=kept.neighbours,
+        others=in_place,
         report=report_prompts(concepts, kept, known, list(instead.values()), {name: types[name].kind for name in concepts}),
     )
 
@@ -233,6 +239,24 @@ def _taken_from_things(looks: Sequence[str], others: Sequence[str], subjects: Se
             for template in LOOK_TEMPLATES:
                 prompts[with_look(template, subject, look)] = with_look(template, subject, other)
     return prompts
+
+
+def _neighbours_of(
+    own: dict[str, str], name: str, kind: ConceptType, around: Sequence[str], kept: KeptWords, compound: bool
+) -> dict[str, list[str]]:
+    """For a concept's prompts those that ask for its neighbours: other looks of the same things; for a style or a person that
+    no everyday word is like, the same without them; else other things."""
+    if not around:
+        return {}
+    look = kind.is_look and not compound
+    if look and is_look(name):
+        wordings = look_wordings(name, kind.kind)
+        rows = [_taken_from_things(wordings, look_wordings(other, kind.kind), kept.subjects) for other in around]
+        return {text: [row[text] for row in rows] for text in own}
+    things = [photo(thing) for thing in around]
+    if look or kind.kind == "person":
+        return {text: [answer] if answer else things for text, answer in own.items()}
+    return dict.fromkeys(own, things)
 
 
 def _somebody(known_words: KnownWords, things: Sequence[str]) -> str:

@@ -3,13 +3,13 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from .objectives import capped_odds, without_concept
+from .objectives import capped_odds, taken_for_others, without_concept
 from .posterior import Posterior, gains_by_words
 
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # which imports this file
     from .request import ErasureRequest
 
 logger = logging.getLogger(__name__)
+
+Predict = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 # Kept pictures that show a concept with this probability or more are not kept.
 SHOWS = 0.5
@@ -45,6 +47,9 @@ class Recognition:
             Of the odds η.
         strength (`float`, *optional*):
             A constant η that stands in for them.
+        stand_ins (`dict[int, Tensor]`):
+            For the row of each of the concepts' prompts those of the prompts for what it is to be taken for, int64 (m,), the
+            same number for each. Empty: Bayes' rule tells.
     """
 
     own: list[Posterior]
@@ -55,6 +60,7 @@ class Recognition:
     shown: Tensor
     cap: float
     strength: float | None = None
+    stand_ins: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: "ErasureRequest", material: "Material") -> Self:
@@ -88,7 +94,12 @@ class Recognition:
                     evidence.append(Posterior(noise, times, gains, own[-1]).evidence)
                 likely[doubtful] = evidence[0] > evidence[1]
             shown |= likely
-        return cls(own, others, concept_of, words, table.rows[""], shown, args.removal_cap, args.removal_strength)
+        stand_ins = {}
+        if args.removal_target == "neighbours":
+            stand_ins = stand_in_rows(request.prompts.others, table.rows)
+            if not stand_ins:
+                logger.info("The model's tokenizer knows none of the everyday words: what is left is found by Bayes' rule")
+        return cls(own, others, concept_of, words, table.rows[""], shown, args.removal_cap, args.removal_strength, stand_ins)
 
     def kept_alone(self, material: "Material") -> "Material":
         """The material without the retain pictures that show a concept; this object then speaks of those that are left.
@@ -116,17 +127,31 @@ class Recognition:
         latents = material.retain_latents[kept.to(material.retain_latents.device)]
         return dataclasses.replace(material, retain_latents=latents, retain_texts=texts)
 
-    def odds(self, batch: dict[str, Tensor]) -> Tensor | float:
-        """η of noisy forget pictures, (n,)."""
-        if self.strength is not None:
-            return self.strength
-        concepts = self.concept_of[batch["picture"].cpu()]
-        values = torch.stack([posterior.at(batch["timesteps"]) for posterior in self.own])
-        return capped_odds(values.gather(0, concepts[None])[0], self.cap)
+    def forget_target(self, batch: dict[str, Tensor], predict: Predict) -> Tensor:
+        """What the original would say of noisy forget pictures had it not seen the concept.
 
-    def kept_target(self, batch: dict[str, Tensor], predict: Callable[[dict[str, Tensor], Tensor], Tensor]) -> Tensor:
+        Args:
+            batch (`dict[str, Tensor]`):
+                n collated [`NoisyExamples`].
+            predict (`Callable[[dict[str, Tensor], Tensor], Tensor]`):
+                The original's predictions for a batch under the prompts of some rows, int64 (n,).
+        """
+        empty = predict(batch, torch.full_like(batch["prompt"], self.empty))
+        words = predict(batch, batch["words"])
+        if self.strength is not None:
+            return without_concept(words, empty, self.strength)
+        concepts = self.concept_of[batch["picture"].cpu()]
+        values = torch.stack([posterior.at(batch["timesteps"]) for posterior in self.own]).gather(0, concepts[None])[0]
+        if not self.stand_ins:
+            return without_concept(words, empty, capped_odds(values, self.cap))
+        none = torch.full_like(batch["words"], self.empty)
+        others = self._others(batch, batch["words"], none, predict)
+        return taken_for_others(words, empty, others, values.exp())
+
+    def kept_target(self, batch: dict[str, Tensor], predict: Predict) -> Tensor:
         """What the original says of noisy retain pictures; without words, what it would say had it not seen the concept that
-        they may show: of much noise, anything."""
+        they may show: of much noise, anything. With neighbours known, a picture that has words of its own shows what they say.
+        """
         target = predict(batch, batch["prompt"])
         asked = (batch["prompt"] == self.empty).nonzero()[:, 0]
         if not len(asked) or self.strength is not None:
@@ -134,6 +159,28 @@ class Recognition:
         part = {name: value[asked.to(value.device)] for name, value in batch.items()}
         values = torch.stack([posterior.at(part["timesteps"], part["picture"].cpu()) for posterior in self.others])
         likely, number = values.max(0)
-        words = predict(part, self.words[number].to(part["prompt"].device))
-        target[asked] = without_concept(words, target[asked], capped_odds(likely, self.cap))
+        concept = self.words[number].to(part["prompt"].device)
+        words = predict(part, concept)
+        if self.stand_ins:
+            others = self._others(part, concept, part["words"], predict)
+            target[asked] = taken_for_others(words, target[asked], others, likely.exp())
+        else:
+            target[asked] = without_concept(words, target[asked], capped_odds(likely, self.cap))
         return target
+
+    def _others(self, batch: dict[str, Tensor], concept: Tensor, words: Tensor, predict: Predict) -> Tensor:
+        """The mean of predictions under what pictures are to be taken for: by words of their own, int64 rows (n,), or, where
+        these are the empty prompt, by what is nearest a concept, given the row of its prompt, (n,)."""
+        rows = torch.stack([self.stand_ins[int(row)] for row in concept]).to(words.device)
+        rows = torch.where((words == self.empty)[:, None], rows, words[:, None])
+        return torch.stack([predict(batch, column) for column in rows.unbind(1)]).mean(0)
+
+
+def stand_in_rows(others: dict[str, list[str]], rows: dict[str, int]) -> dict[int, Tensor]:
+    """For the row of each prompt that is in the table those of the prompts in its place; the shorter lists begin again."""
+    most = max((len(texts) for prompt, texts in others.items() if prompt in rows), default=0)
+    return {
+        rows[prompt]: torch.tensor([rows[texts[number % len(texts)]] for number in range(most)])
+        for prompt, texts in others.items()
+        if prompt in rows and all(text in rows for text in texts)
+    }

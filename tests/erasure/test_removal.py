@@ -193,7 +193,9 @@ def predictions(family, batch, table, rows):
 
 
 def test_the_targets_of_a_run_are_the_formula_of_the_originals_predictions():
-    request, material, (retain, forget, _, _) = prepare(tiny_stable_diffusion(), removal_strength=1.5, removal_cap=1.0)
+    request, material, (retain, forget, _, _) = prepare(
+        tiny_stable_diffusion(), removal_target="bayes", removal_strength=1.5, removal_cap=1.0
+    )
     family, table = request.family, material.table
     batch = collate([forget[index] for index in range(len(forget))])
     empty = torch.full_like(batch["prompt"], table.rows[""])
@@ -205,7 +207,9 @@ def test_the_targets_of_a_run_are_the_formula_of_the_originals_predictions():
 
 
 def test_without_a_constant_the_strength_is_the_odds_of_each_noisy_picture():
-    request, material, (retain, forget, _, _) = prepare(tiny_stable_diffusion(), removal_cap=0.8, max_steps=8)
+    request, material, (retain, forget, _, _) = prepare(
+        tiny_stable_diffusion(), removal_target="bayes", removal_cap=0.8, max_steps=8
+    )
     family, table = request.family, material.table
     recognition = Recognition.of(request, material)
     recognition.kept_alone(material)
@@ -220,6 +224,55 @@ def test_without_a_constant_the_strength_is_the_odds_of_each_noisy_picture():
     named = kept["prompt"] != table.rows[""]
     assert named.any() and not named.all()
     assert torch.allclose(kept["target"][named], own[named], atol=1e-5)
+
+
+def test_pictures_are_taken_for_the_nearest_things_as_surely_as_they_show_the_concept():
+    request, material, (retain, forget, _, _) = prepare(tiny_stable_diffusion(), max_steps=8, neighbours=2)
+    family, table = request.family, material.table
+    others = request.prompts.others["a photo of a dress"]
+    assert others == [f"a photo of a {thing}" for thing in request.prompts.neighbours] and len(others) == 2
+    recognition = Recognition.of(request, material)
+    recognition.kept_alone(material)
+    batch = collate([forget[index] for index in range(len(forget))])
+
+    def under(batch, rows):
+        return predictions(family, batch, table, torch.as_tensor(rows).expand(len(batch["prompt"])))
+
+    none, first, second = (under(batch, table.rows[text]) for text in ("", *others))
+    words = predictions(family, batch, table, batch["words"])
+    gamma = recognition.own[0].at(batch["timesteps"]).exp().float().view(-1, 1, 1, 1)
+    assert 0 < gamma.min() < gamma.max()
+    assert torch.allclose(batch["target"], none + gamma * ((first + second) / 2 - words), atol=1e-5)
+    # What is kept: as it was with words; without, a picture that may show the concept shows what its own words say.
+    kept = collate([retain[index] for index in range(len(retain))])
+    none, own = under(kept, table.rows[""]), predictions(family, kept, table, kept["words"])
+    words = under(kept, table.rows[request.prompts.asking["dress"][0]])
+    asked, named = kept["prompt"] != table.rows[""], kept["words"] != table.rows[""]
+    assert asked.any() and (~asked & named).any()
+    gamma = recognition.others[0].at(kept["timesteps"], kept["picture"]).exp().float().view(-1, 1, 1, 1)
+    expected = torch.where(asked.view(-1, 1, 1, 1), own, none + gamma * (own - words))
+    there = asked | named
+    assert torch.allclose(kept["target"][there], expected[there], atol=1e-5)
+    instead = sum(under(kept, table.rows[text]) for text in others) / 2
+    assert torch.allclose(kept["target"][~there], (none + gamma * (instead - words))[~there], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("concept", "kind", "prompt", "expected"),
+    [
+        ("red", None, "a photo of a red coat", "a photo of a {} coat"),
+        ("Van Gogh", "style", "a photo of a coat in the style of Van Gogh", "a photo of a coat"),
+        ("dress", None, "a dress", "a photo of a {}"),
+    ],
+)
+def test_what_stands_in_for_a_prompt_is_what_it_asks_for_with_another_word(concept, kind, prompt, expected):
+    config = {**QUICK, "neighbours": 3}
+    request = ErasureRequest(tiny_stable_diffusion(), concept, concept_type=kind, sampling=SAMPLING, config=config)
+    others = request.prompts.others
+    assert set(others) == set(request.prompts.asking[concept])
+    near = request.prompts.neighbours
+    assert 1 <= len(near) <= 3  # those that the tokenizer knows
+    assert others[prompt] == ([expected.format(word) for word in near] if "{}" in expected else [expected])
 
 
 def test_kept_pictures_that_show_the_concept_are_not_kept(caplog):
@@ -278,7 +331,7 @@ def test_a_picture_shows_what_its_own_words_say_if_they_say_more_than_the_concep
     material = Material(pictures[:2], ["dress"] * 2, pictures[2:], ["coat", "coat", "coat", ""], table, None, 0.0)
     request = SimpleNamespace(
         family=family,
-        args=SimpleNamespace(seed=0, removal_cap=3.0, removal_strength=None),
+        args=SimpleNamespace(seed=0, removal_target="bayes", removal_cap=3.0, removal_strength=None),
         prompts=SimpleNamespace(asking={"dress": ["dress"]}),
     )
     assert Recognition.of(request, material).shown.tolist() == [False, True, False, True]
@@ -393,6 +446,8 @@ def test_several_concepts_compounds_and_looks_can_be_removed():
     [
         ({"removal_cap": -1}, "removal_cap=-1"),
         ({"removal_strength": -0.5}, "removal_strength=-0.5"),
+        ({"removal_strength": 0.5}, "removal_strength=0.5 is of removal_target='bayes'"),
+        ({"removal_target": "others"}, "removal_target='others'"),
         ({"empty_prompt_share": 1.5}, "empty_prompt_share=1.5"),
         ({"adversarial_every": 0}, "adversarial_every=0"),
         ({"adversarial_states": -1}, "adversarial_states=-1"),
