@@ -35,7 +35,7 @@ from erasure_measure import (
     CLASS_NAMES,
     COLOUR_NAMES,
     CONCEPTS,
-    CONTROL,
+    CONTROLS,
     HELD_OUT_IMAGES,
     PIPELINE,
     SAMPLING,
@@ -176,7 +176,7 @@ def remove_with_random_mask(pipe: StableDiffusionPipeline, concept: str, seed: i
 
 METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "original": None,
-    "control": None,  # never saw the concept; dress only
+    "control": None,  # never saw the concept; of some concepts only
     "ours": erase_ours(),
     "ours-trim": erase_ours(trim_ratio=TRIM_RATIO),
     "ours-random-mask": erase_ours_random_mask,
@@ -192,7 +192,8 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "removal-random-mask": remove_with_random_mask,
     "removal-no-projection": erase_ours(**REMOVAL, projection=False),
     "removal-no-adversary": erase_ours(**REMOVAL, adversarial_states=0),
-    "removal-constant-strength": erase_ours(**REMOVAL, removal_strength=1.0),
+    "removal-bayes": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0),
+    "removal-constant-strength": erase_ours(**REMOVAL, removal_target="bayes", removal_strength=1.0),
     "removal-no-neighbours": erase_ours(**REMOVAL, neighbours=0),
     "esd-x": erase_by_negative_guidance("x"),
     "esd-u": erase_by_negative_guidance("u"),
@@ -208,7 +209,7 @@ def run(
     method: str, concept: str, seed: int, count: int, output: Path, extra: dict[str, Any], probe_images: int
 ) -> dict[str, Any]:
     """Erase, measure, relearn."""
-    pipe = load_pipeline(CONTROL if method == "control" else PIPELINE)
+    pipe = load_pipeline(CONTROLS[concept] if method == "control" else PIPELINE)
     result: dict[str, Any] = {"method": method, "concept": concept, "seed": seed, "images_per_prompt": count, **SAMPLING}
     erase = METHODS[method]
     if erase is not None:
@@ -327,7 +328,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     # Method by method within a concept and seed: after any whole number of them, methods can be compared.
     jobs = [
-        (m, c, s) for s in options.seeds for c in options.concepts for m in options.methods if m != "control" or c == "dress"
+        (m, c, s) for s in options.seeds for c in options.concepts for m in options.methods if m != "control" or c in CONTROLS
     ]
     failures = 0
     for method, concept, seed in tqdm(jobs, desc="runs"):

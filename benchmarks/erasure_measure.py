@@ -43,7 +43,11 @@ from spaces_demo.judge import FashionJudge, load_judge, to_tensor  # noqa: E402
 
 
 PIPELINE = REPOSITORY / "spaces_demo" / "fashion_pipeline"
-CONTROL = REPOSITORY / "spaces_demo" / "fashion_pipeline_without_dress"
+# Pipelines that never saw a concept, trained by the same script.
+CONTROLS = {
+    folder.name.removeprefix("fashion_pipeline_without_").replace("_", " "): folder
+    for folder in sorted((REPOSITORY / "spaces_demo").glob("fashion_pipeline_without_*"))
+}
 CONCEPTS = ("dress", "coat", "sneaker", "red")
 # 15 steps give the same shares as the 25 of the pipeline's card, within 2 points on each of ten prompts.
 SAMPLING = {"num_inference_steps": 15, "guidance_scale": 4.0}

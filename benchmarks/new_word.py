@@ -12,7 +12,7 @@ import argparse
 import torch
 from diffusers import StableDiffusionPipeline
 from erasure_measure import (
-    CONTROL,
+    CONTROLS,
     RELEARN_BATCH,
     RELEARN_IMAGES,
     RELEARN_RATE,
@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in ("original", "control", "erased"):
-        pipe = load_pipeline(*([CONTROL] if name == "control" else []))
+        pipe = load_pipeline(*([CONTROLS["dress"]] if name == "control" else []))
         if name == "erased":
             erase_concept(pipe, CONCEPT, report_images=0, seed=options.seed, disable_tqdm=True)
         pipe.unet.eval()

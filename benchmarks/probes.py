@@ -27,7 +27,7 @@ from erasure import METHODS, claimed
 from erasure_measure import (
     CLASS_NAMES,
     COLOUR_NAMES,
-    CONTROL,
+    CONTROLS,
     HELD_OUT_TEMPLATES,
     PIPELINE,
     SAMPLING,
@@ -68,17 +68,12 @@ def prompts_of(concept: str) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def control_of(concept: str) -> Path:
-    """The pipeline that the same script trained without the concept."""
-    return CONTROL if concept == "dress" else PIPELINE.with_name(f"{PIPELINE.name}_without_{concept.replace(' ', '_')}")
-
-
 def open_pipeline(name: str, source: str, concept: str, seed: int, output: Path) -> StableDiffusionPipeline:
     """One that is there, or one that is erased now and kept in the output folder for the next probe."""
     if source == "original":
         return load_pipeline(PIPELINE)
     if source == "control":
-        return load_pipeline(control_of(concept))
+        return load_pipeline(CONTROLS[concept])
     if source not in METHODS:
         return load_pipeline(Path(source.format(concept=concept.replace(" ", "_"), seed=seed)))
     folder = output / "pipelines" / f"{name}_{concept.replace(' ', '-')}_{seed}"

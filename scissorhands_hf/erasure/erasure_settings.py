@@ -47,8 +47,9 @@ class ErasureSettings:
         removal_cap (`float`, *optional*, defaults to 3):
             Of `"bayes"`: the most that the strength η = γ/(1 − γ) of the negative guidance may be, ≥ 0.
         removal_strength (`float`, *optional*):
-            Of `"bayes"`: a constant η ≥ 0 in its place, as in ESD. Default: by how sure the model is of the concept, picture by
-            picture.
+            Of `"neighbours"`: how far pictures are led from the concept to these and beyond, ≥ 0, where the model is sure that
+            they show it; 1 for what is nearest itself. Default: 1.5. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by how
+            sure the model is of the concept, picture by picture.
         empty_prompt_share (`float`, *optional*, defaults to 0.25):
             Of the objective `"removal"`: share of the noisy examples, in [0, 1], that are asked for without words.
         neighbours (`int`, *optional*, defaults to 4):
@@ -104,7 +105,7 @@ class ErasureSettings:
     )
     removal_cap: float = field(default=3.0, metadata={"help": "The most that η of 'removal' may be, >= 0."})
     removal_strength: float | None = field(
-        default=None, metadata={"help": "A constant η >= 0 of 'removal'. Default: by how sure the model is."}
+        default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 1.5; of 'bayes' by its γ."}
     )
     empty_prompt_share: float = field(default=0.25, metadata={"help": "Of 'removal': share of examples without words."})
     neighbours: int = field(
@@ -157,8 +158,6 @@ class ErasureSettings:
         )
         if self.removal_strength is not None:
             require_not_negative(self, "removal_strength")
-            fits = self.removal_target == "bayes"
-            require(self, "removal_strength", fits, "is of removal_target='bayes'; give that as well, or leave this one out")
         share = self.empty_prompt_share
         require(self, "empty_prompt_share", 0 <= share <= 1, "must lie in [0, 1], as 0.25")
         ridge, patience = self.closed_form_ridge, self.patience

@@ -56,9 +56,11 @@ def without_concept(conditional: Tensor, unconditional: Tensor, odds: Tensor | f
     return negative_guidance(conditional, unconditional, odds)
 
 
-def taken_for_others(conditional: Tensor, unconditional: Tensor, others: Tensor, posterior: Tensor) -> Tensor:
+def taken_for_others(
+    conditional: Tensor, unconditional: Tensor, others: Tensor, posterior: Tensor, strength: float = 1.0
+) -> Tensor:
     """The original's prediction with the concept's part in it given to what is like it:
-    `f*(x_t, ∅) + γ·(mean_n f*(x_t, n) − f*(x_t, c))`, with `n` what is nearest the concept and `γ = p(c | x_t)`.
+    `f*(x_t, ∅) + s·γ·(mean_n f*(x_t, n) − f*(x_t, c))`, with `n` what is nearest the concept and `γ = p(c | x_t)`.
 
     By Bayes' rule (see [`without_concept`]) `f*(x_t, ∅) = γ·f*(x_t, c) + (1 − γ)·f*(x_t, ¬c)`. Where a noisy picture can show
     nothing but the concept, `without_concept` divides nothing by nothing, for of the rest the original has no say; here it
@@ -72,8 +74,10 @@ def taken_for_others(conditional: Tensor, unconditional: Tensor, others: Tensor,
             The mean of those under the words of what is nearest, of that shape.
         posterior (`Tensor`):
             γ of each, (n,), in [0, 1].
+        strength (`float`, *optional*, defaults to 1):
+            s ≥ 0: more than 1 leads beyond the others, away from the concept.
     """
-    posterior = posterior.to(conditional).view(-1, *[1] * (conditional.ndim - 1))
+    posterior = strength * posterior.to(conditional).view(-1, *[1] * (conditional.ndim - 1))
     return unconditional + posterior * (others - conditional)
 
 

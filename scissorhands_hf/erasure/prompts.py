@@ -176,7 +176,8 @@ def build_prompts(
     around: dict[str, list[str]] = {}
     if neighbours and readings is not None:
         # "Van Gogh" is no look that an adjective could take the place of, but what is drawn in it is made of things.
-        around = {name: nearest(name, is_look(name), kept, readings.distance, neighbours) for name in concepts}
+        looks = {name: types[name].is_look and is_look(name) for name in concepts}
+        around = {name: nearest(name, looks[name], kept, readings.distance, neighbours) for name in concepts}
         kept = replace(kept, neighbours=list(dict.fromkeys(thing for row in around.values() for thing in row)))
         logger.info("Nearest to what is erased, to the model: %s", ", ".join(kept.neighbours))
     others = [thing for thing in (*keep, *kept.subjects) if not any(mentions(thing, gone) for gone in erased_before)]

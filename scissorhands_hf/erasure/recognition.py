@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 Predict = Callable[[dict[str, Tensor], Tensor], Tensor]
 
+# To the neighbours and beyond, where it is not said how far: what is learned falls short of its target.
+REACH = 1.5
 # Kept pictures that show a concept with this probability or more are not kept.
 SHOWS = 0.5
 
@@ -46,7 +48,7 @@ class Recognition:
         cap (`float`):
             Of the odds η.
         strength (`float`, *optional*):
-            A constant η that stands in for them.
+            Of the way to the stand-ins, where there are some; else a constant η in the place of the odds.
         stand_ins (`dict[int, Tensor]`):
             For the row of each of the concepts' prompts those of the prompts for what it is to be taken for, int64 (m,), the
             same number for each. Empty: Bayes' rule tells.
@@ -138,7 +140,7 @@ class Recognition:
         """
         empty = predict(batch, torch.full_like(batch["prompt"], self.empty))
         words = predict(batch, batch["words"])
-        if self.strength is not None:
+        if self.constant:
             return without_concept(words, empty, self.strength)
         concepts = self.concept_of[batch["picture"].cpu()]
         values = torch.stack([posterior.at(batch["timesteps"]) for posterior in self.own]).gather(0, concepts[None])[0]
@@ -146,7 +148,7 @@ class Recognition:
             return without_concept(words, empty, capped_odds(values, self.cap))
         none = torch.full_like(batch["words"], self.empty)
         others = self._others(batch, batch["words"], none, predict)
-        return taken_for_others(words, empty, others, values.exp())
+        return taken_for_others(words, empty, others, values.exp(), self.reach)
 
     def kept_target(self, batch: dict[str, Tensor], predict: Predict) -> Tensor:
         """What the original says of noisy retain pictures; without words, what it would say had it not seen the concept that
@@ -154,7 +156,7 @@ class Recognition:
         """
         target = predict(batch, batch["prompt"])
         asked = (batch["prompt"] == self.empty).nonzero()[:, 0]
-        if not len(asked) or self.strength is not None:
+        if not len(asked) or self.constant:
             return target
         part = {name: value[asked.to(value.device)] for name, value in batch.items()}
         values = torch.stack([posterior.at(part["timesteps"], part["picture"].cpu()) for posterior in self.others])
@@ -167,6 +169,16 @@ class Recognition:
         else:
             target[asked] = without_concept(words, target[asked], capped_odds(likely, self.cap))
         return target
+
+    @property
+    def constant(self) -> bool:
+        """Whether the odds are not asked for."""
+        return not self.stand_ins and self.strength is not None
+
+    @property
+    def reach(self) -> float:
+        """How far the way to the stand-ins is gone."""
+        return REACH if self.strength is None else self.strength
 
     def _others(self, batch: dict[str, Tensor], concept: Tensor, words: Tensor, predict: Predict) -> Tensor:
         """The mean of predictions under what pictures are to be taken for: by words of their own, int64 rows (n,), or, where

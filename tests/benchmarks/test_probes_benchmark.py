@@ -74,4 +74,4 @@ def test_every_prompt_of_a_probe_is_of_the_concept_or_wider(concept):
     for probe in ("words", "paraphrases"):
         assert all(concept in prompt for prompt in prompts[probe]) and len(prompts[probe]) >= 3
     assert not any(concept in prompt.split() for prompt in prompts["wider"])
-    assert probes.control_of("dress").is_dir() and probes.control_of("sneaker").name.endswith("without_sneaker")
+    assert all(probes.CONTROLS[concept].name.endswith(f"without_{concept}") for concept in ("dress", "sneaker"))
