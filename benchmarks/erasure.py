@@ -166,12 +166,13 @@ def closed_form_keep(concept: str) -> list[str]:
 
 
 REMOVAL: dict[str, Any] = {"recipe": "removal"}
+REMOVAL_TRIM = 0.005
 
 
 def remove_with_random_mask(pipe: StableDiffusionPipeline, concept: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
-    """The recipe "removal" with as many weights cut, by chance."""
+    """The recipe "removal" with as many weights cut as in "removal-trim", but by chance."""
     with random_mask(seed):
-        return erase_ours(**REMOVAL)(pipe, concept, seed, extra)
+        return erase_ours(**REMOVAL, trim_ratio=REMOVAL_TRIM)(pipe, concept, seed, extra)
 
 
 METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
@@ -188,9 +189,9 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     ),
     "ours-real-data": erase_with_real_data,
     "removal": erase_ours(**REMOVAL),
-    "removal-no-trim": erase_ours(**REMOVAL, trim_ratio=0.0),
+    "removal-trim": erase_ours(**REMOVAL, trim_ratio=REMOVAL_TRIM),
     "removal-random-mask": remove_with_random_mask,
-    "removal-no-projection": erase_ours(**REMOVAL, projection=False),
+    "removal-projection": erase_ours(**REMOVAL, projection=True),
     "removal-no-adversary": erase_ours(**REMOVAL, adversarial_states=0),
     "removal-bayes": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0),
     "removal-constant-strength": erase_ours(**REMOVAL, removal_target="bayes", removal_strength=1.0),

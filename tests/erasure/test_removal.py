@@ -32,6 +32,7 @@ QUICK = {
     "pictures_per_concept": 3,
     "retain_pictures": 5,
     "per_device_train_batch_size": 4,
+    "evaluation_examples": 16,
     "adversarial_every": 2,
     "adversarial_steps": 2,
     "disable_tqdm": True,
@@ -306,7 +307,8 @@ def test_kept_pictures_that_show_the_concept_are_not_kept(caplog):
     with caplog.at_level(logging.WARNING, logger="scissorhands_hf.erasure.recognition"):
         assert recognition.kept_alone(material) is material
     assert "6 of 6" in caplog.text
-    batch = {"prompt": torch.tensor([0, 0]), "timesteps": torch.tensor([10, 900]), "picture": torch.tensor([0, 5])}
+    empty = torch.full((2,), recognition.empty)
+    batch = {"prompt": empty, "words": empty, "timesteps": torch.tensor([10, 900]), "picture": torch.tensor([0, 5])}
     target = recognition.kept_target(batch, lambda part, rows: torch.ones(len(rows), 1))
     assert target.tolist() == [[1.0], [1.0]]
 
