@@ -24,8 +24,7 @@ _LARGE = {
 }
 # Of adapters, whose first step is from nothing: as is usual for LoRA.
 _ADAPTER_RATE = 1e-4
-# At that rate so short a repair brings back no weights that were cut.
-_LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 1, "trim_ratio": 0.0}
+_LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 1}
 # Set by erase_concept itself.
 _RESERVED = {
     "output_dir": "checkpoints of a run are temporary; save the result with pipe.save_pretrained(folder)",

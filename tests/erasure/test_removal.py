@@ -483,7 +483,7 @@ def test_nothing_takes_the_place_of_what_is_removed(values):
 def test_a_large_denoiser_is_given_smaller_steps_and_keeps_its_weights(monkeypatch):
     family = family_of(tiny_stable_diffusion())
     small = build_config(family, "removal", None, {})
-    assert small.learning_rate > 1e-4 and small.trim_ratio > 0
+    assert small.learning_rate > 1e-4 and small.forget_batch_size > 4
     monkeypatch.setattr(settings, "LARGE_DENOISER", 10)
     large = build_config(family, "removal", None, {"max_steps": 30})
     assert (large.learning_rate, large.trim_ratio, large.max_steps) == (1e-5, 0.0, 30)
