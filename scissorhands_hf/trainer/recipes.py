@@ -154,8 +154,8 @@ _CONCEPT: dict[str, Any] = {
     "lr_scheduler_type": "linear",
 }
 
-# What is known of the concept without its words goes, too; chosen on "dress", seed 0, of the pipeline in spaces_demo. Neither trim
-# nor projection brought anything there that was worth its price, so they are left to those who ask for them.
+# What is known of the concept without its words goes, too; chosen on "dress", seed 0, of the pipeline in spaces_demo. Neither
+# trim nor projection brought anything there that was worth its price, so they are left to those who ask for them.
 _REMOVAL: dict[str, Any] = {
     **_CONCEPT,
     "learning_rate": 5e-4,
