@@ -24,4 +24,4 @@ def run(args: argparse.Namespace) -> None:
     with terminal_of(args) as terminal:
         from ..hub import write_card
 
-        terminal.say(str(write_card(args.directory, args.repo_id, args.accept_weights, **card_choices(args))))
+        terminal.say(str(write_card(args.directory, args.repo_id, args.accept_weights, args.probes, **card_choices(args))))

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
             create_pr=args.create_pr,
             commit_message=args.commit_message,
             exist_ok=not args.new,
+            probes=args.probes,
             **card_choices(args),
         )
         terminal.say(commit.pr_url or commit.commit_url)

@@ -12,6 +12,12 @@ def add_command(subparsers: Any, name: str, *, help: str, description: str) -> a
     """A sub-command's parser, with the folder of the run and a flag for each field of [`CardOptions`]."""
     parser = subparsers.add_parser(name, help=help, description=description, allow_abbrev=False)
     parser.add_argument("directory", metavar="DIR", help="output_dir of the trainer, or where the pipeline was saved")
+    parser.add_argument(
+        "--probes",
+        metavar="DIR",
+        nargs="+",
+        help="of a pipeline: folders to which `scissorhands audit --concept` or probe_concept's report was saved, for the card",
+    )
     add_fields(parser, CardOptions, title="what the card says", description="Left out: as it was when saved.", defaults=False)
     add_common_options(parser)
     return parser

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..report.disclosure import is_concept_report, redact
 from ..report.figures import FIGURES, Figure, figures_table, left_out, measured, names_of, prompt_groups, sentence, show
 from ..report.markdown import Safe, code, finalize, one_line, prose, table
+from .probe_section import probe_sections, what_was_done
 from .run import PLOT_NAME, CardInfo
 
 
@@ -33,7 +34,13 @@ def _template() -> jinja2.Template:
     return environment.from_string(text)
 
 
-def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = None, plot: bool = False) -> ModelCard:
+def build_card(
+    info: CardInfo,
+    report: dict[str, Any],
+    repo_id: str | None = None,
+    plot: bool = False,
+    probe_plots: Sequence[str] = (),
+) -> ModelCard:
     """The card of one run, our part alone; see [`readme.merge`] for the user's.
 
     Args:
@@ -45,6 +52,8 @@ def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = Non
             Of the repository that the card is for, for the snippet; None for a folder.
         plot (`bool`, *optional*, defaults to `False`):
             Whether `unlearning.png` lies beside the card.
+        probe_plots (`Sequence[str]`, *optional*, defaults to `()`):
+            Pictures of probes that lie beside it.
     """
     public = redact(report, info.disclose)
     repo_id = repo_id or info.repo_id
@@ -57,10 +66,12 @@ def build_card(info: CardInfo, report: dict[str, Any], repo_id: str | None = Non
         title=Safe(prose(repo_id.rpartition("/")[2])) if repo_id else Safe(f"{info.architecture}, unlearned"),
         summary=_summary(info),
         removed=_removed(info, report, public),
+        done=what_was_done(info.reports or [report]) if is_concept_report(report) else [],
         removed_notes=_erasures(info) if info.disclose == "full" else [],
         measured=_measured(public),
         plot=Safe(PLOT_NAME) if plot else None,
         pictures=shown_pictures(info),
+        probes=probe_sections(info, probe_plots),
         library=Safe(info.library),
         snippet=_snippet(info, repo_id),
         fp16_variant=info.fp16_variant,

@@ -21,6 +21,7 @@ from ..report.strict_json import to_json
 from ..report.unlearning_report import REPORT_NAME
 from .card import shown_pictures
 from .connection import UploadRefusedError
+from .probe_section import PROBE_PLOT, plot_names
 from .run import PICTURE_FOLDER, PLOT_NAME, CardInfo
 
 
@@ -94,7 +95,7 @@ def stage(directory: Path, target: Path, info: CardInfo, public_report: dict[str
     """
     names = uploadable_files(directory, info)
     names += [str(entry[side]) for entry in shown_pictures(info) for side in ("before", "after")]
-    names += [PLOT_NAME] if (directory / PLOT_NAME).is_file() else []
+    names += [name for name in (PLOT_NAME, *plot_names(info)) if (directory / name).is_file()]
     for name in names:
         source, copy = directory / name, target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,13 @@ def no_longer_ours(existing: Iterable[str], staged: Iterable[str]) -> list[str]:
         name
         for name in existing
         if name not in staged
-        and (is_weight_file(name) or name in OWN_FILES or name.startswith(f"{PICTURE_FOLDER}/") or name == "trainer_state.json")
+        and (
+            is_weight_file(name)
+            or name in OWN_FILES
+            or PROBE_PLOT.fullmatch(name)
+            or name.startswith(f"{PICTURE_FOLDER}/")
+            or name == "trainer_state.json"
+        )
     )
 
 

@@ -17,6 +17,7 @@ from ..report.strips import CELL, compose_strip
 from .card import may_show_kept
 from .connection import UploadRefusedError
 from .folder import FP16, component_folders, file_stamps, remove_unwritten, weight_digests, write_fp16_copies
+from .probe_section import read_probes
 from .push import Destination, push_run
 from .readme import draw_plot, local_card_values, write_readme
 from .run import ERASURE_PLOT, PICTURE_FOLDER, SavedRun, hub_id_of, pipeline_info
@@ -47,6 +48,8 @@ def save_pipeline(pipe: Any, directory: str | Path, **options: Any) -> Path:
             Also write half-precision weights, as `variant="fp16"` loads them.
         variant (`str`, *optional*):
             Name of the variant to save as, as in stock diffusers; `"fp16"` only for weights that are float16.
+        probes (`ProbeReport` or `str` or `Path` or a list of them, *optional*):
+            Reports of [`~scissorhands_hf.audit.probe_concept`] on this pipeline, or where they were saved: the card shows them.
         safe_serialization (`bool`, *optional*, defaults to `True`):
             Only `True`; pickled weights are not written.
         options (*optional*):
@@ -77,6 +80,7 @@ def save_run(
     fp16_variant: bool = False,
     variant: str | None = None,
     safe_serialization: bool = True,
+    probes: Any = None,
     **options: Any,
 ) -> SavedRun | None:
     """As [`save_pipeline`], but for the card; None for a pipeline from which nothing was erased."""
@@ -91,6 +95,7 @@ def save_run(
     if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):
         raise ValueError(f"variant={variant!r} becomes a part of file names; use letters, digits and underscores, as 'fp16'")
     _check_variant_type(pipe, variant)
+    probed = [] if probes is None else read_probes(probes)
     reports = list(reports if reports is not None else getattr(pipe, "erasure_reports", ()))
     stock = stock_class(pipe)
     before = {path: file_stamps(path) for path in directory.glob("*") if path.is_dir()}
@@ -116,6 +121,7 @@ def save_run(
             write_fp16_copies(folder)
     info.weights = weight_digests(directory, info.library, variant)
     info.reports = [report.to_dict() for report in reports]
+    info.probes = probed
     info.strips = _save_pictures(reports[-1], directory, card.pictures)
     info.save(directory)
     reports[-1].save(directory)

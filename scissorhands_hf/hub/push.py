@@ -15,7 +15,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from .card import build_card
 from .connection import Connection, HubPushError, hub_cause, quoted_options
 from .folder import no_longer_ours, stage
-from .readme import draw_plot, hub_card_values, merge, newest, read_readme, save_readme, user_text
+from .readme import draw_plot, drawn_probes, hub_card_values, merge, newest, read_readme, save_readme, set_probes, user_text
 from .run import CARD_NAME, PLOT_NAME, CardInfo, SavedRun, load_run
 from .verify import check_bytes, check_choice, check_digests, check_loads, check_private, check_texts, secrets, strings
 
@@ -78,6 +78,7 @@ def push_folder(
     exist_ok: bool = True,
     token: str | None = None,
     check: str = "full",
+    probes: Any = None,
     **options: Any,
 ) -> CommitInfo:
     """Push what a trainer or pipeline saved in `directory`.
@@ -96,6 +97,8 @@ def push_folder(
             Access token; None for the stored one.
         check (`str`, *optional*, defaults to `"full"`):
             "full" or "weights", see `verify`. No live model is at hand here, so both only reload.
+        probes (`ProbeReport` or `str` or `Path` or a list of them, *optional*):
+            Reports that the card shows, see [`readme.write_card`].
         options (*optional*):
             Fields of [`CardOptions`] to change, see [`readme.write_card`].
 
@@ -108,7 +111,9 @@ def push_folder(
         ValueError: an argument out of range.
     """
     destination = Destination(repo_id, revision, private, create_pr, commit_message, exist_ok)
-    return push_run(load_run(directory), destination, token=token, check=check, **options)
+    run = load_run(directory)
+    set_probes(run, probes)
+    return push_run(run, destination, token=token, check=check, **options)
 
 
 def push_run(
@@ -147,6 +152,7 @@ def staged(
     check_texts(texts)
     check_bytes(CARD_NAME, "\n".join([existing, *texts, *strings(info.card_options())]).encode(), needles)
     draw_plot(run)
+    drawn_probes(run)
     # On the run's own disk, so that weights need not be copied.
     with tempfile.TemporaryDirectory(prefix=".scissorhands-upload-", dir=directory) as temporary:
         folder = Path(temporary)
@@ -169,7 +175,7 @@ def upload(run: SavedRun, folder: Path, names: list[str], destination: Destinati
         _inherit(run.info, token)
     finally:
         # After a failure, too: what is named in its message is complete.
-        card = build_card(run.info, run.report, repo_id, plot=PLOT_NAME in names)
+        card = build_card(run.info, run.report, repo_id, plot=PLOT_NAME in names, probe_plots=names)
         save_readme(run, card, local_card)
     text, remote_card = "", None
     for attempt in range(_MERGES):

@@ -15,6 +15,7 @@ from ..report.disclosure import is_concept_report, plot_values
 from .card import BEGIN, END, build_card
 from .connection import UploadRefusedError
 from .folder import link_or_copy, weight_digests
+from .probe_section import draw_probes, plot_names, read_probes
 from .run import CARD_NAME, ERASURE_PLOT, PLOT_NAME, SavedRun, load_run
 
 
@@ -28,7 +29,9 @@ _LISTS = ("tags", "datasets", "metrics", "language")
 INHERITED = ("license", "license_name", "license_link", "language")
 
 
-def write_card(directory: str | Path, repo_id: str | None = None, accept_weights: bool = False, **options: Any) -> Path:
+def write_card(
+    directory: str | Path, repo_id: str | None = None, accept_weights: bool = False, probes: Any = None, **options: Any
+) -> Path:
     """
     Write `README.md` and `unlearning.png` for a saved run, from its report. What the user wrote there stays. Needs no network.
 
@@ -39,6 +42,9 @@ def write_card(directory: str | Path, repo_id: str | None = None, accept_weights
             Hub id for the snippet.
         accept_weights (`bool`, *optional*, defaults to `False`):
             The weights were replaced on purpose since the report was written.
+        probes (`ProbeReport` or `str` or `Path` or a list of them, *optional*):
+            Reports of [`~scissorhands_hf.audit.probe_concept`] on this pipeline, or where they were saved, in the place of
+            those that its card showed before; an empty list for none.
         options (*optional*):
             Fields of [`~scissorhands_hf.report.CardOptions`] to change and keep.
 
@@ -51,6 +57,7 @@ def write_card(directory: str | Path, repo_id: str | None = None, accept_weights
     """
     run = load_run(directory)
     run.info.update(**options)
+    set_probes(run, probes)
     run.info.repo_id = repo_id or run.info.repo_id
     if accept_weights:
         run.info.weights = weight_digests(run.directory, run.info.library, run.info.variant)
@@ -59,7 +66,32 @@ def write_card(directory: str | Path, repo_id: str | None = None, accept_weights
 
 def write_readme(run: SavedRun, plot: bool) -> Path:
     """Make a run's card and merge it into the README in its folder; `plot`: whether `unlearning.png` lies there."""
-    return save_readme(run, build_card(run.info, run.report, plot=plot), read_readme(run.directory))
+    card = build_card(run.info, run.report, plot=plot, probe_plots=drawn_probes(run))
+    return save_readme(run, card, read_readme(run.directory))
+
+
+def set_probes(run: SavedRun, probes: Any) -> None:
+    """
+    Have the card show reports of probes; None leaves it as it is.
+
+    Raises:
+        ValueError: the run is not that of a pipeline, or see [`probe_section.read_probes`].
+    """
+    if probes is None:
+        return
+    if run.info.library != "diffusers":
+        raise ValueError("probes: they are of pipelines; what an audit of a language model found belongs into its report")
+    run.info.probes = read_probes(probes)
+
+
+def drawn_probes(run: SavedRun) -> list[str]:
+    """Draw the pictures of probes that may be shown; their names, none without matplotlib."""
+    try:
+        draw_probes(run.info, run.directory)
+    except ImportError:
+        logger.warning("The card has no picture of probes: matplotlib is missing (pip install 'scissorhands_hf[demo]')")
+        return []
+    return plot_names(run.info)
 
 
 def save_readme(run: SavedRun, card: ModelCard, existing: str | None) -> Path:

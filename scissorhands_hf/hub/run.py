@@ -16,6 +16,7 @@ from ..report.disclosure import redact
 from ..report.strict_json import to_json
 from ..report.unlearning_report import REPORT_NAME
 from .connection import UploadRefusedError
+from .probe_section import public_probes
 
 
 INFO_NAME = "scissorhands_card.json"
@@ -69,6 +70,8 @@ class CardInfo(CardOptions):
             Before/after pictures of pipelines: prompt, group, and the two files.
         reports (`list[dict]`):
             Of a pipeline, the dictionaries of its erasures, oldest first. A trainer's report has a file of its own.
+        probes (`list[dict]`):
+            Of a pipeline, the dictionaries of [`~scissorhands_hf.report.ProbeReport`]s on these weights.
         variant (`str`, *optional*):
             Of the saved weights, if they are saved under one alone.
         fp16_variant (`bool`):
@@ -88,6 +91,7 @@ class CardInfo(CardOptions):
     weights: dict[str, str] = field(default_factory=dict)
     strips: list[dict[str, str]] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
     variant: str | None = None
     fp16_variant: bool = False
     repo_id: str | None = None
@@ -174,7 +178,7 @@ class SavedRun:
         info = self.info
         shown = [info.forgotten, *(strip["prompt"] for strip in info.strips)] if info.disclose == "full" else []
         earlier = [redact(report, info.disclose) for report in info.reports[:-1]]
-        return [self.public_report, *earlier, info.tags, *shown]
+        return [self.public_report, *earlier, *public_probes(info), info.tags, *shown]
 
 
 def load_run(directory: str | Path) -> SavedRun:
