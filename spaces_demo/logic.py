@@ -26,6 +26,7 @@ from spaces_demo.jobs import Estimator, Status, watch
 from spaces_demo.limits import (
     GUIDANCE,
     MOST_IMAGES,
+    PROBE_PICTURES,
     SAMPLING_STEPS,
     SEEDS,
     CancelledError,
@@ -46,6 +47,7 @@ from spaces_demo.tasks import (
     erase_events,
     import_libraries,
     judge_for,
+    probe_events,
     recipe_names,
 )
 
@@ -207,6 +209,31 @@ class Workbench:
                     judged = worst.unlearned is not None
                     status = replace(status, result=Attack(scores, shown, judged))
                 yield status
+
+    def probe(self, page: str, concept: str | None = None, pictures: float = 16, seed: float = 0) -> Iterator[Status]:
+        """Ask whether a concept is gone from the weights of what this page erased. The last status has a `Probed`.
+
+        Args:
+            page: session hash.
+            concept: one of those erased; the first of them where it is left out.
+            pictures: of each share.
+            seed: of everything that is drawn or learned.
+        """
+        seed = check_number(seed, "The seed", *SEEDS, whole=True)
+        pictures = check_number(pictures, "The number of pictures", *PROBE_PICTURES, whole=True)
+        session, erased = self._erased(page)
+        names = erased.settings.concepts
+        chosen = check_text(concept, "The concept") if (concept or "").strip() else names[0]
+        if chosen not in names:
+            raise RefusedError(f"{chosen[:60]!r} was not erased here; probes look for one of: {', '.join(names)}.")
+        judge = judge_for(erased.source)
+        if judge is None or not judge.knows(chosen):
+            raise RefusedError(
+                f"Probes count the pictures that show {chosen[:60]!r}, and no judge here knows it: the shipped one knows the "
+                "garments and colours of the shipped pipeline."
+            )
+        with self._working(session):
+            yield from probe_events(session.model_folder, erased.source, chosen, pictures, seed)
 
     # ---- Publish ----
 

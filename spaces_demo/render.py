@@ -36,6 +36,9 @@ STAGE_NAMES = {
     "report": "Draw and compare",
     "drawing": "Draw",
     "ask": "Ask",
+    "probe-pipeline": "Attack the erased",
+    "probe-reference": "Attack the original",
+    "probe-control": "Attack the control",
     "audit": "Measure",
     "files": "Make the files",
     "check": "Load and compare",
@@ -337,14 +340,14 @@ def pictures(rows: Sequence[tuple[str, Sequence[Image], Sequence[Image]]], heads
         cells.append(f'<div class="prompt">“{escape(prompt)}”</div>')
         for head, images in zip(heads, (before, after), strict=True):
             shown = "".join(
-                f'<img src="{_data_address(image)}" alt="{escape(head)}: {escape(prompt)}, picture {number}">'
+                f'<img src="{image_address(image)}" alt="{escape(head)}: {escape(prompt)}, picture {number}">'
                 for number, image in enumerate(images, 1)
             )
             cells.append(f'<div class="strip">{shown}</div>')
     return f'<div class="sh-pictures">{"".join(cells)}</div>'
 
 
-def _data_address(image: Image) -> str:
+def image_address(image: Image) -> str:
     """In the page itself: a picture is then seen by nobody else, and gone with the page. Tiny ones are enlarged smoothly."""
     if image.width < SMALL_PICTURE:
         image = image.resize((SMALL_PICTURE, SMALL_PICTURE * image.height // image.width), 3)  # bicubic

@@ -15,6 +15,25 @@ from spaces_demo.tasks import recipe_names
 
 
 FROM_HUB = "A model from the Hub"
+# Ways to erase, with the recipe of each.
+WAYS = {"Lead its words elsewhere (gentle)": None, "Take it out of the weights": "removal"}
+WAYS_INFO = (
+    "The first changes what its words mean to the model: quick, and all else stays, but whoever has the weights can bring it "
+    "back. The second re-initialises weights and repairs them: harder to bring back, about three times as long, and its "
+    "neighbours (of a dress: T-shirts) suffer. Probe both under “Compare and attack”."
+)
+
+
+def recipe_of(way: str | None, recipe: str | None) -> str | None:
+    """
+    The recipe of a way to erase, unless one was chosen.
+
+    Raises:
+        RefusedError: they do not go together.
+    """
+    if way is not None and recipe not in (None, way):
+        raise limits.RefusedError(f"The recipe {recipe[:60]!r} has its own way to erase; choose the first way, or no recipe.")
+    return way or recipe
 
 
 class EraseTab:
@@ -62,6 +81,7 @@ class EraseTab:
             label="Anchor (optional)", info="What to draw in its place; left empty, another thing it knows.",
             placeholder="for example: shirt", max_length=limits.LONGEST_TEXT, elem_id="anchor",
         )  # fmt: skip
+        way = gr.Radio(list(WAYS), value=next(iter(WAYS)), label="How", info=WAYS_INFO, elem_id="way")
         self.model = gr.Radio([SHIPPED_NAME, FROM_HUB], value=SHIPPED_NAME, label="Model", elem_id="model")
         self.hub_id = gr.Textbox(
             label="Hub id", placeholder="owner/name", visible=False, max_length=200, elem_id="hub-id",
@@ -95,7 +115,7 @@ class EraseTab:
             self.cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="erase-cancel", min_width=120)
         return [
             self.model, self.hub_id, self.concept, anchor, keep, self.recipe, trim_ratio, forget_weight, steps, scope,
-            projection, images, seed,
+            projection, images, seed, way,
         ]  # fmt: skip
 
     def _answers(self) -> None:
@@ -117,15 +137,16 @@ class EraseTab:
 
     def on_erase(
         self, model: str, hub_id: str, concept: str, anchor: str, keep: str, recipe: str, trim_ratio: str, forget_weight: str,
-        steps: str, scope: str, projection: str, images: float, seed: float, request: gr.Request,
+        steps: str, scope: str, projection: str, images: float, seed: float, way: str, request: gr.Request,
     ) -> Iterator[Updates]:  # fmt: skip
         """Erase concepts from your own copy of a model, and show what that did."""
         yield from follow(
             lambda: self.bench.erase(
                 page_of(request), concept, anchor, keep,
                 model=None if model == FROM_HUB else model, hub_id=hub_id if model == FROM_HUB else None,
-                recipe=None if recipe in (None, "", DEFAULT) else recipe, trim_ratio=trim_ratio, forget_weight=forget_weight,
-                steps=steps, scope=scope, projection={"on": True, "off": False}.get(projection), images=images, seed=seed,
+                recipe=recipe_of(WAYS[way], None if recipe in (None, "", DEFAULT) else recipe),
+                trim_ratio=trim_ratio, forget_weight=forget_weight, steps=steps, scope=scope,
+                projection={"on": True, "off": False}.get(projection), images=images, seed=seed,
             ),
             self.status, self._done,
         )  # fmt: skip

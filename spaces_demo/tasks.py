@@ -16,12 +16,13 @@ from scissorhands_hf.trainer.run_progress import RunProgress
 from spaces_demo.gpu import gpu
 from spaces_demo.jobs import CancelFlag, Estimator, Status, watch
 from spaces_demo.limits import EraseSettings, RefusedError
-from spaces_demo.models import PipelineCache, Source, give_memory_back, load_pipeline
+from spaces_demo.models import CONTROL_FOLDERS, PipelineCache, Source, give_memory_back, load_pipeline
 
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from scissorhands_hf.report import ProbeReport
     from scissorhands_hf.report.concept_report import ConceptErasureReport, PromptScore
 
 # Stages with the share of the time that each usually takes on the shipped pipeline; every finished run corrects it.
@@ -32,7 +33,11 @@ ERASE_STAGES = {
 DRAWING_STAGES = {"drawing": 1}
 # How the shipped pipeline is sampled from; pipelines from the Hub have their own defaults.
 SHIPPED_SAMPLING = {"num_inference_steps": 25, "guidance_scale": 4.0}
-GPU_SECONDS = {"erase": 300, "draw": 60}
+GPU_SECONDS = {"erase": 300, "draw": 60, "probe": 180}
+# A learned word, a picture as the start, no word at all: they tell a concept that is gone from one whose words lead elsewhere.
+PROBES = ("words", "empty", "token", "img2img")
+PROBE_STAGES = {"probe-pipeline": 3, "probe-reference": 3, "probe-control": 3, "files": 0.5}
+PROBE_PLOT = "probes.png"
 
 _cache = PipelineCache()
 _erase_estimator = Estimator(ERASE_STAGES)
@@ -69,6 +74,22 @@ class Attack:
     scores: list[PromptScore]
     worst: Comparison
     judged: bool
+
+
+@dataclass
+class Probed:
+    """
+    What probes found of a concept.
+
+    Args:
+        report: with some of the pictures, where it is handed to the page.
+        plot: a PNG.
+        controlled: whether a control that never saw the concept was probed, too.
+    """
+
+    report: ProbeReport
+    plot: bytes
+    controlled: bool
 
 
 _importing = threading.Lock()
@@ -211,3 +232,49 @@ def draw_events(
         return *pictures, scores
 
     yield from watch(task, Estimator(DRAWING_STAGES), CancelFlag(folder.parent))
+
+
+@gpu(GPU_SECONDS["probe"])
+def probe_events(folder: Path, source: Source, concept: str, count: int, seed: int) -> Iterator[Status]:
+    """Attack the unlearned pipeline, the original and the control, if there is one, and have the card show what was found."""
+    control = CONTROL_FOLDERS.get(concept.casefold())
+    weights = {name: share for name, share in PROBE_STAGES.items() if control is not None or name != "probe-control"}
+    yield from watch(
+        lambda tell: _probe(folder, source, concept, count, seed, control, tell), Estimator(weights), CancelFlag(folder.parent)
+    )
+
+
+def _probe(
+    folder: Path, source: Source, concept: str, count: int, seed: int, control: Path | None, tell: Callable[[RunProgress], None]
+) -> Probed:
+    from scissorhands_hf.audit import probe_concept
+    from scissorhands_hf.hub import write_card
+
+    def follow(stage: str, done: int, _total: int) -> None:
+        model, _, probe = stage.partition(": ")
+        tell(RunProgress(f"probe-{model}", PROBES.index(probe) + done, len(PROBES)))
+
+    tell(RunProgress("probe-pipeline", 0, len(PROBES)))
+    try:
+        # Fresh ones, not the cache's: learning a word loads it into the pipeline, if only for a while.
+        report = probe_concept(
+            load_pipeline(folder),
+            concept,
+            judge=judge_for(source),
+            reference=load_pipeline(source.folder),
+            control=None if control is None else load_pipeline(control),
+            probes=PROBES,
+            count=count,
+            drawn_pictures=count,
+            seed=seed,
+            sampling=SHIPPED_SAMPLING,
+            callback=follow,
+        )
+    except (ValueError, TypeError) as error:
+        raise RefusedError(str(error)) from error
+    finally:
+        give_memory_back()
+    tell(RunProgress("files", 0, 1))
+    plot = report.plot(folder.with_name(PROBE_PLOT))
+    write_card(folder, probes=report)
+    return Probed(report, plot.read_bytes(), control is not None)

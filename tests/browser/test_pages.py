@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 from space_server import SpaceServer
-from visitor import PHONE, Visitor
+from visitor import DESKTOP, PHONE, Visitor
 
 
 EVIL = "<img src=x onerror=window.hacked=1>"
@@ -30,7 +30,7 @@ def test_first_view(browser, tmp_path):
         assert visitor.page.locator("h1").inner_text() == "Make a model forget"
         assert "press Erase" in visitor.page.locator("#erase-status").inner_text()
         assert [tab.inner_text() for tab in visitor.page.get_by_role("tab").all()] == [
-            "Erase", "Compare", "Classifier", "Language model", "Publish",
+            "Erase", "Compare and attack", "Classifier", "Language model", "Publish",
         ]  # fmt: skip
         assert not visitor.problems
         visitor.context.close()
@@ -78,12 +78,24 @@ def test_erase_compare_and_publish_while_another_visitor_waits(visit):
     owner.wait_text("#compare-status", "wordings tried", 120)
     assert owner.page.locator("#compare-table tbody tr").count() >= 8
     owner.screenshot("compare-attack")
+    owner.page.click("#probe-button")
+    owner.wait_text("#compare-status", "Attack the original", 120)
+    found = owner.wait_text("#compare-status", "asked for by a learned word", 300)
+    assert "never saw it" in found
+    assert owner.page.locator("#probe-shares tbody tr").count() == 7
+    assert pictures(owner, "#probe-shown") == 3 * 7 * 4 and pictures(owner, "#probe-plot") == 1
+    owner.screenshot("compare-probes")
+    owner.page.set_viewport_size(PHONE)
+    overflow = owner.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, f"what probes found is wider than a phone by {overflow} pixels"
+    owner.screenshot("compare-probes-phone")
+    owner.page.set_viewport_size(DESKTOP)
 
     owner.tab("Publish")
     owner.page.fill("#repository textarea", "no-dress")
     owner.page.click("#card-button")
     card = owner.wait_text("#card-preview", "What was removed", 60)
-    assert "dress" in card and pictures(owner, "#card-preview") >= 3
+    assert "dress" in card and "does the model still know dress?" in card and pictures(owner, "#card-preview") >= 4
     owner.page.click("#push-button")
     owner.wait_text("#publish-status", "Sign in first")
     owner.page.click("#zip-button")

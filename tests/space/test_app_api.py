@@ -40,7 +40,8 @@ def erase_fields(concept, **fields):
 def test_the_named_endpoints(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(endpoints) == {
-        "/erase", "/cancel", "/compare", "/attack", "/forget_class", "/forget_author", "/ask", "/card", "/zip", "/push",
+        "/erase", "/cancel", "/compare", "/attack", "/probe", "/forget_class", "/forget_author", "/ask", "/card", "/zip",
+        "/push",
     }  # fmt: skip
     assert [p["parameter_name"] for p in endpoints["/forget_class"]["parameters"]] == ["name", "seed"]
 
@@ -60,6 +61,7 @@ def test_a_class_is_forgotten(client):
         ("dress", {"steps": "1000000"}, "must be from 1 to 600"),
         ("dress", {"trim_ratio": "7"}, "trim ratio"),
         ("dress", {"recipe": EVIL}, "&lt;script&gt;"),
+        ("dress", {"recipe": "compound", "way": "Take it out of the weights"}, "its own way to erase"),
         ("dress", {"model": "A model from the Hub", "hub_id": "../../etc/passwd"}, "owner/name"),
         ("dress", {"model": "A model from the Hub", "hub_id": "me/model"}, "without the Hub"),
     ],
@@ -72,6 +74,8 @@ def test_bad_input_ends_in_plain_words(client, concept, fields, words):
 def test_pages_without_a_model_say_so(client):
     assert "Erase a concept first" in client.predict("a bag", 0, 2, "", "", api_name="/compare")[0]
     assert "Erase a concept first" in client.predict(0, api_name="/attack")[0]
+    assert "Erase a concept first" in client.predict("", 16, 0, api_name="/probe")[0]
+    assert "forget one first" in client.predict("Where was she born?", api_name="/ask")
     assert "Erase a concept first" in client.predict("me/x", FULL, "", api_name="/card")[0]
     assert "Sign in first" in client.predict("me/x", "private", FULL, "", api_name="/push")
     assert "Nothing of yours" in client.predict(api_name="/cancel")

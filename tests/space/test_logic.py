@@ -69,6 +69,7 @@ def test_pages_that_need_a_model_say_so(bench):
     for run in (
         lambda: bench.compare("a", "a bag"),
         lambda: bench.attack("a"),
+        lambda: bench.probe("a"),
         lambda: bench.zip("a", FULL, {}),
         lambda: bench.push("a", "me/x", "private", FULL, {}, "hf_token"),
     ):
@@ -188,6 +189,53 @@ def test_comparing_draws_the_same_seeds_with_both(erased):
     for bad in ({"images": 99}, {"steps": 0}, {"guidance": 99}, {"seed": 0.5}, {"prompt": " "}):
         with pytest.raises(RefusedError):
             next(bench.compare("a", **{"prompt": "a bag", **bad}))
+
+
+@pytest.mark.slow
+def test_probes_lay_the_original_and_the_control_beside_it_and_the_card_shows_them(erased, monkeypatch):
+    from scissorhands_hf.audit.probing import learned_probes
+    from spaces_demo import render_probes
+
+    monkeypatch.setattr(learned_probes, "STEPS", 3)
+    bench, _ = erased
+    status = last(bench.probe("a", pictures=12))
+    result, report = status.result, status.result.report
+    assert list(status.stages) == ["probe-pipeline", "probe-reference", "probe-control", "files"] and result.controlled
+    assert report.models() == ["pipeline", "reference", "control"] and not report.unavailable
+    places = {(score.probe, score.setting) for score in report.scores}
+    assert places == {("words", ""), ("empty", ""), ("token", "1 vector"), ("token", "4 vectors")} | {
+        ("img2img", f"{share}%") for share in (40, 60, 80)
+    }
+    assert all(score.images == 12 for score in report.scores) and result.plot.startswith(b"\x89PNG")
+    assert report.score("words", model="reference").share > report.score("words", model="control").share
+    html = render_probes.shares(report) + render_probes.pictures(report)
+    assert html.count("<img") == 3 * 7 * 4 and "Never saw it" in html
+    card, preview = bench.card("a", "no-dress", FULL, {})
+    assert "does the model still know `dress`?" in card and "| `token` | 1 vector |" in card and "probes_1.png" in card
+    assert preview.count("data:image/png") > card.count("before_after/") and str(bench.root) not in card
+    assert "words are led elsewhere" in card and "No weight was re-initialised" in card
+    folder = bench.sessions.get("a").model_folder
+    assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt")] and "<probed" not in card
+    for fields, words in (
+        ({"concept": "bag"}, "was not erased"),
+        ({"pictures": 100}, "number of pictures"),
+        ({"seed": -1}, "seed"),
+    ):
+        with pytest.raises(RefusedError, match=words):
+            next(bench.probe("a", **fields))
+
+
+def test_what_probes_found_is_text():
+    from scissorhands_hf.report import ProbeReport, ProbeScore
+    from spaces_demo import render_probes
+
+    evil = "<img src=x onerror=alert(1)>"
+    scores = [ProbeScore(evil, evil, "pipeline", 1, 12, 0)]
+    report = ProbeReport(evil, scores, unavailable={evil: evil}, measure={"pictures_a_share": 12})
+    result = tasks.Probed(report, b"png", controlled=False)
+    html = render_probes.shares(report) + render_probes.pictures(report) + render_probes.plot(result)
+    assert html.count("<img") == 1 and "&lt;img" in html  # the plot
+    assert "No model that never saw this concept" in render_probes.outcome(result)[-1]
 
 
 def test_an_attack_on_a_look_asks_for_it_on_things_that_were_kept():
