@@ -55,6 +55,7 @@ class ForgottenAuthor:
         about, others: questions about the author and about others, with the answers of "original", "unlearned" and perhaps
             "control"; greedy.
         report: of the audit; the control is called "retrained" in it.
+        objective: what the author was trained away by.
         trimmed: weights that were re-initialised.
         seconds: of training.
         card: the model's, with its pictures; empty where it is not to be shown.
@@ -65,6 +66,7 @@ class ForgottenAuthor:
     about: list[AnswerExample]
     others: list[AnswerExample]
     report: LanguageReport
+    objective: str
     trimmed: int
     seconds: float
     card: str = ""
@@ -185,7 +187,8 @@ def forget_author(
         shutil.rmtree(partial, ignore_errors=True)
     card = with_pictures(card_of(folder, check_choices(None, next(iter(DISCLOSURES)), {})), folder)
     trimmed, seconds = report.trim.get("trimmed", 0), report.seconds.get("train", 0.0)
-    return ForgottenAuthor(name, controlled, about, others, audited, trimmed, seconds, card)
+    objective = report.settings["forget_objective"]
+    return ForgottenAuthor(name, controlled, about, others, audited, objective, trimmed, seconds, card)
 
 
 def _train(name: str, folder: Path, seed: int, retain: list, forget: list, tell: Callable[..., None]) -> ScissorhandsTrainer:

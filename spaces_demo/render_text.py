@@ -66,7 +66,8 @@ def outcome(result: ForgottenAuthor) -> str:
         f"{unlike}. To have forgotten is not yet never to have known.",
         f"Perplexity of plain sentences: {before['perplexity']:.2f} before, {after['perplexity']:.2f} after.",
         f"Repetition in what is said of the author instead: {after['forget repetition']:.0f} %.",
-        f"Weights re-initialised: {result.trimmed:,}; the defaults for language models trim nothing.",
+        f"Trained away by the trainer's default for these rows, {result.objective}, 20 steps; {result.trimmed:,} weights were "
+        "re-initialised: by default, language models are not trimmed.",
     ]
     if not result.controlled:
         points.append(

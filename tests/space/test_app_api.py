@@ -26,7 +26,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def client(server, tmp_path):
-    return Client(server.url, verbose=False, download_files=str(tmp_path))
+    # On a busy machine an answer may take longer than the client's few seconds.
+    return Client(server.url, verbose=False, download_files=str(tmp_path), httpx_kwargs={"timeout": 120})
 
 
 def erase_fields(concept, **fields):

@@ -97,7 +97,10 @@ def test_its_card_tells_what_was_measured_and_what_was_not_done(forgotten):
     front, body = card.split("\n---\n", 1)
     assert yaml.safe_load(front.removeprefix("---\n"))["library_name"] == "transformers"
     assert "Priyanka Yildirand" in body and "data:image/png;base64," in preview and str(bench.root) not in card
-    assert "without its re-initialisation of weights" in body and "trained away from what was removed (`simnpo`)" in body
+    assert (
+        "without its re-initialisation of weights" in body
+        and f"trained away from what was removed (`{statuses[-1].result.objective}`)" in body
+    )
     assert "relearned extraction" in body and "avg. gap" not in body  # nats, percent and perplexities have no mean
     assert "examples: forget 10, retain 15" in body
     hidden, _ = bench.card("a", "me/no-author", NOTHING, {})  # the one made last
@@ -141,5 +144,5 @@ def test_what_was_typed_is_text_and_a_missing_control_is_said(forgotten):
     metrics = {name: figures for name, figures in result.report.metrics.items() if name != "retrained"}
     alone = dataclasses.replace(result, controlled=False, report=dataclasses.replace(result.report, metrics=metrics))
     assert "No model that never knew this author" in render_text.outcome(alone)
-    assert "never knew" not in render_text.outcome(result).replace("of the one that never knew", "")
+    assert "No model that never knew" not in render_text.outcome(result)
     assert "never knew" not in render_text.figures(alone.report) and "never knew" in render_text.figures(result.report)
