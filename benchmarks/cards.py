@@ -81,6 +81,8 @@ def pipeline(name: str) -> Any:
     with torch.device("meta"):
         parts[part] = type(old).from_config({**plain(old.config), **config}).to(torch.bfloat16).eval()
         parts["vae"] = AutoencoderKL.from_config({**plain(pipe.vae.config), **DECODER, "latent_channels": channels}).eval()
+    if hasattr(parts[part], "caption_projection"):  # prompts go through it before they are counted
+        parts[part].caption_projection.to_empty(device="cpu")
     for encoder in ("text_encoder_2", "text_encoder_3"):
         if t5_width and isinstance(getattr(pipe, encoder, None), T5EncoderModel):
             settings = getattr(pipe, encoder).config.to_dict()
