@@ -139,6 +139,7 @@ class ErasureEstimate:
             raise MemoryError(
                 f"{self}. There are {_size(room)}. What needs less: the pipeline in bfloat16; gradient_checkpointing=True; "
                 "per_device_train_batch_size=1 with gradient_accumulation_steps; trainable_target_modules for fewer weights; "
+                "repair_adapter=16 for a low-rank adapter; "
                 "optim='paged_adamw_8bit' (with bitsandbytes); smaller pictures (sampling={'height': …, 'width': …}); or "
                 "max_steps=0 for the closed-form edit alone."
             )
