@@ -76,8 +76,10 @@ class CompareTab:
             self.table = gr.HTML(elem_id="compare-table")
             with gr.Column(visible=False, elem_id="probe-results") as self.probed:
                 with gr.Row():
-                    self.shares = gr.HTML(elem_id="probe-shares", min_width=300)
-                    self.plot = gr.HTML(elem_id="probe-plot", min_width=300)
+                    with gr.Column(min_width=300):
+                        self.shares = gr.HTML(elem_id="probe-shares")
+                    with gr.Column(min_width=300):
+                        self.plot = gr.HTML(elem_id="probe-plot")
                 self.probe_pictures = gr.HTML(elem_id="probe-shown")
                 with gr.Accordion("The whole report as JSON", open=False):
                     self.report = gr.JSON(label="probe_report.json")

@@ -45,8 +45,10 @@ class LanguageTab:
             self.status = gr.HTML(render.note(render_text.START), elem_id="author-status")
             with gr.Column(visible=False, elem_id="author-results") as self.results:
                 with gr.Row():
-                    self.about = gr.HTML(elem_id="author-about", min_width=300)
-                    self.others = gr.HTML(elem_id="author-others", min_width=300)
+                    with gr.Column(min_width=300):
+                        self.about = gr.HTML(elem_id="author-about")
+                    with gr.Column(min_width=300):
+                        self.others = gr.HTML(elem_id="author-others")
                 question = gr.Textbox(
                     label="Ask them anything", max_length=limits.LONGEST_QUESTION, elem_id="author-question",
                     info="They know these authors and nothing else: to any other question they answer with one of them.",
