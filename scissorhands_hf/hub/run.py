@@ -71,7 +71,7 @@ class CardInfo(CardOptions):
         reports (`list[dict]`):
             Of a pipeline, the dictionaries of its erasures, oldest first. A trainer's report has a file of its own.
         probes (`list[dict]`):
-            Of a pipeline, the dictionaries of [`~scissorhands_hf.report.ProbeReport`]s on these weights.
+            Of a pipeline, the dictionaries of reports of probes on these weights.
         variant (`str`, *optional*):
             Of the saved weights, if they are saved under one alone.
         fp16_variant (`bool`):
