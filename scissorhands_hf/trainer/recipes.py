@@ -155,7 +155,7 @@ _CONCEPT: dict[str, Any] = {
 }
 
 # What is known of the concept without its words goes, too; chosen on "dress", seed 0, of the pipeline in spaces_demo. Neither
-# trim nor projection brought anything there that was worth its price, so they are left to those who ask for them.
+# trim nor projection was worth its price there in a first look, so they are left to those who ask for them.
 _REMOVAL: dict[str, Any] = {
     **_CONCEPT,
     "learning_rate": 5e-4,
