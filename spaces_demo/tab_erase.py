@@ -19,8 +19,8 @@ FROM_HUB = "A model from the Hub"
 WAYS = {"Lead its words elsewhere (gentle)": None, "Take it out of the weights": "removal"}
 WAYS_INFO = (
     "The first changes what its words mean to the model: quick, and all else stays, but whoever has the weights can bring it "
-    "back. The second teaches all of the model's weights to do without it: harder to bring back, about three times as long, and "
-    "its neighbours (of a dress: T-shirts) may suffer. Probe both under “Compare and attack”."
+    "back. The second teaches all of the model's weights to do without it: harder to bring back, about three times as long, "
+    "and its neighbours (of a dress: T-shirts) may suffer. Probe both under “Compare and attack”."
 )
 
 
