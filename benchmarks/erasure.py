@@ -221,7 +221,8 @@ def run(
         result |= {**cost, "extra_settings": extra, "erasure": account}
     pipe.unet.eval()
     result |= measure(pipe, concept, seed, count, output / "original_pictures")
-    result["probes"] = probe(pipe, concept, seed, probe_images)
+    if probe_images:
+        result["probes"] = probe(pipe, concept, seed, probe_images)
     if method != "original":
         result["relearning"] = relearn(pipe, concept, seed, count)
     return result
@@ -291,7 +292,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=50, help="pictures for each prompt")
-    parser.add_argument("--probe-images", type=int, default=100, help="pictures for each share of the probes")
+    parser.add_argument("--probe-images", type=int, default=100, help="pictures for each share of the probes; 0: no probes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON with further settings of the method")
     parser.add_argument("--label", default="", help="ending of the method's name in the results, to tell --settings apart")

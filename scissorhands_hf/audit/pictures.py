@@ -55,6 +55,15 @@ def read_pictures(argument: str, source: Any) -> tuple[list[Image.Image], list[s
     return pictures, captions
 
 
+def read_captions(argument: str, source: Any) -> list[str | None]:
+    """The caption of each picture, as [`read_pictures`] has it (None where there is none); no picture is opened.
+
+    Raises:
+        TypeError, ValueError: another kind of source.
+    """
+    return [caption for _, caption in _entries(argument, source)]
+
+
 def _entries(argument: str, source: Any) -> list[tuple[Any, str | None]]:
     """For each picture a function that loads it, and its caption."""
     if isinstance(source, str | Path):

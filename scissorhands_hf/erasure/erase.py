@@ -80,7 +80,8 @@ def erase_concept(
             Default: nothing in particular for looks (a colour, a style); for things, an everyday thing that is not far
             from it to the text encoder. `report.edit` says which.
         keep (`list[str]`, *optional*):
-            Neighbours that matter most; everyday things and looks that the pipeline's tokenizer knows are kept in any case.
+            Neighbours that matter most; everyday things, looks and captions of words that the pipeline's tokenizer knows are
+            kept in any case.
         forget_images, retain_images (list of PIL images or paths, folder, or `datasets.Dataset`, *optional*):
             Pictures to use in the place of ones that the pipeline draws. Retain pictures may have captions (a column "text",
             "caption" or "prompt", or text files beside them).

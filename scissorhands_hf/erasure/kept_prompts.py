@@ -142,7 +142,7 @@ def _in_turn(*rows: Sequence[str]) -> list[str]:
 
 def retain_prompts(kept: KeptWords, count: int, known_words: KnownWords, chance: random.Random) -> list[str]:
     """`count` prompts for pictures of what is kept; without a name now and then, as guidance needs it."""
-    templates = _templates(known_words)
+    templates = wordings(known_words)
     subjects, looks = kept.subjects, kept.looks
     wanted = kept.wanted
     retain = []
@@ -178,7 +178,7 @@ def near_prompts(kept: KeptWords, known_words: KnownWords) -> list[str]:
 
 def kept_texts(kept: KeptWords, retain: Sequence[str], known_words: KnownWords, chance: random.Random) -> list[str]:
     """Everything that is kept, by its bare name and in sentences, alone and in looks, and the prompts of retain pictures."""
-    looks, templates = kept.looks, _templates(known_words)
+    looks, templates = kept.looks, wordings(known_words)
     others = [*kept.named, *kept.parts, *kept.variants]
     anchor = [kept.anchor] if kept.anchor and not is_look(kept.anchor) else []
     things = list(dict.fromkeys([*(name for name in others if not is_look(name)), *kept.subjects, *anchor]))
@@ -193,8 +193,8 @@ def kept_texts(kept: KeptWords, retain: Sequence[str], known_words: KnownWords, 
     return [text for text in dict.fromkeys(texts) if kept.clear(text)]
 
 
-def _templates(known_words: KnownWords) -> list[str]:
-    """The concept's own, and those of the others whose words are known."""
+def wordings(known_words: KnownWords) -> list[str]:
+    """Templates of what is kept: those of concepts, and those of the others whose words are known."""
     words = {template: template.format("", one="", many="").replace("-", " - ").split() for template in RETAIN_TEMPLATES}
     known = set(known_words(sorted({word for parts in words.values() for word in parts})))
     return [*CONCEPT_TEMPLATES, *(template for template, parts in words.items() if known.issuperset(parts))]

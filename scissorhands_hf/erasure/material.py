@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..audit.drawing import pictures_at_once, pictures_of_size
-from ..audit.pictures import read_pictures
+from ..audit.pictures import read_captions, read_pictures
 from ..trainer.run_progress import Reporter
+from .compounds import clear_of
 from .erasure_config import ConceptErasureConfig
 from .families import Family
 from .noisy_examples import NoisyExamples, PromptTable, picture_batch, precompute_targets
@@ -22,6 +23,7 @@ from .prompts import ConceptPrompts
 from .recognition import Recognition
 from .request import ErasureRequest
 from .text_edit import TextEdit
+from .vocabulary import with_captions_of
 
 
 # Held-out noisy examples predicted at once, at most.
@@ -94,7 +96,8 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
     edit = None
     if args.forget_objective == "closed_form":
         edit = TextEdit(family, args)
-        edit.gather(prompts.edits, prompts.kept_texts, retain_latents, partial(reporter.tell, "prompts"))
+        kept = _kept_by_edit(prompts, retain_texts if request.retain_images is not None else [], args.seed)
+        edit.gather(prompts.edits, kept, retain_latents, partial(reporter.tell, "prompts"))
     seconds = time.perf_counter() - started
     return Material(forget_latents, forget_texts, retain_latents, retain_texts, table, edit, seconds)
 
@@ -104,8 +107,16 @@ def gather_edit(request: ErasureRequest, reporter: Reporter) -> TextEdit:
     family, prompts, args = request.family, request.prompts, request.args
     latents = family.sample_latents([""], [args.seed], {**request.sampling, "num_inference_steps": 2})
     edit = TextEdit(family, args)
-    edit.gather(prompts.edits, prompts.kept_texts, latents, partial(reporter.tell, "prompts"))
+    given = [] if request.retain_images is None else read_captions("retain_images", request.retain_images)
+    kept = _kept_by_edit(prompts, [text for text in given if text is not None], args.seed)
+    edit.gather(prompts.edits, kept, latents, partial(reporter.tell, "prompts"))
     return edit
+
+
+def _kept_by_edit(prompts: ConceptPrompts, given: Sequence[str], seed: int) -> list[str]:
+    """What text layers are to answer as before; `given` are the captions of the user's pictures."""
+    captions = with_captions_of(given, prompts.captions, lambda text: clear_of(text, prompts.concepts), seed)
+    return list(dict.fromkeys([*prompts.kept_texts, *captions]))
 
 
 def make_examples(request: ErasureRequest, material: Material, reporter: Reporter) -> Examples:

@@ -10,9 +10,10 @@ import torch
 from .compounds import clear_of, parts_of, without_attribute
 from .concept_types import ConceptType, look_wordings, types_of
 from .families import Family
-from .kept_prompts import KeptWords, kept_texts, near_prompts, nearest, retain_prompts
+from .kept_prompts import KeptWords, kept_texts, near_prompts, nearest, retain_prompts, wordings
 from .readings import ALIKE, Readings
 from .report_prompts import report_prompts
+from .vocabulary import own_words, vocabulary_captions, vocabulary_words
 from .words import (
     CONCEPT_TEMPLATES,
     GENERIC_SUBJECTS,
@@ -58,6 +59,8 @@ class ConceptPrompts:
             Prompts to keep, one for each retain picture.
         kept_texts (`list[str]`):
             Prompts whose answers text layers are to keep.
+        captions (`list[str]`):
+            Captions of words from the tokenizer's vocabulary, likewise.
         types (`dict[str, ConceptType]`):
             What each concept was taken for.
         neighbours (`list[str]`):
@@ -79,6 +82,7 @@ class ConceptPrompts:
     edits: list[tuple[str, str]]
     retain: list[str]
     kept_texts: list[str]
+    captions: list[str]
     types: dict[str, ConceptType]
     neighbours: list[str]
     others: dict[str, list[str]]
@@ -142,6 +146,7 @@ def build_prompts(
     readings: Readings | None = None,
     concept_types: Sequence[str | None] | None = None,
     neighbours: int = 0,
+    captions: int = 0,
 ) -> ConceptPrompts:
     """All prompts of a run; a function of its arguments.
 
@@ -165,6 +170,8 @@ def build_prompts(
             Of each concept, one of `CONCEPT_TYPES`; None where it is to be found out.
         neighbours (`int`, *optional*, defaults to 0):
             By the readings, how many of what is nearest to each concept half of what is kept is to be of.
+        captions (`int`, *optional*, defaults to 0):
+            How many captions of words from the tokenizer's vocabulary to make.
     """
     known = family.known_words
     types = types_of(concepts, concept_types or [None] * len(concepts), readings, known)
@@ -222,10 +229,32 @@ def build_prompts(
         edits=list(edits.items()),
         retain=retain,
         kept_texts=kept_texts(kept, retain, known, chance),
+        captions=_captions(captions, [*concepts, *alike, *_words_apart(concepts, compounds)], family, chance),
         types=types,
         neighbours=kept.neighbours,
         others=in_place,
         report=report_prompts(concepts, kept, known, list(instead.values()), {name: types[name].kind for name in concepts}),
+    )
+
+
+def _words_apart(concepts: Sequence[str], compounds: Sequence[str]) -> list[str]:
+    """Words that mean nothing but the concept they are of, as those of somebody's name."""
+    return [word for name in concepts if name not in compounds for word in own_words(name)]
+
+
+def _captions(count: int, gone: Sequence[str], family: Family, chance: random.Random) -> list[str]:
+    """`count` captions that ask for nothing of what is `gone`."""
+    if not count:
+        return []
+    known = family.known_words
+    return vocabulary_captions(
+        vocabulary_words(family.tokenizer, known),
+        count,
+        lambda text: clear_of(text, gone),
+        wordings(known),
+        known,
+        family.text_limit(),
+        chance,
     )
 
 

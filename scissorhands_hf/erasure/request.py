@@ -134,6 +134,7 @@ class ErasureRequest:
             readings=Readings(self.family, self.sampling, self.args.seed),
             concept_types=given_types,
             neighbours=self.args.neighbours if self.args.forget_objective == "removal" else 0,
+            captions=self.args.closed_form_captions if self.args.forget_objective == "closed_form" else 0,
         )
         if self.estimate is not None:
             self.estimate = replace(self.estimate, texts=self._texts())

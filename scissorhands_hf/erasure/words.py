@@ -139,7 +139,7 @@ def is_proper(words: Sequence[str], place: int) -> bool:
     return place > 0 and head[0].isupper() and not (head.isupper() and len(head) > 1)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def _plural_word(word: str) -> str:
     if word.casefold() in _MASS_NOUNS or _is_plural(word.casefold()):
         return word
@@ -150,7 +150,7 @@ def _plural_word(word: str) -> str:
     return _engine().plural_noun(word) or word
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)  # more than the words of most vocabularies, each of which is compared with each concept
 def _singular_word(word: str) -> str:
     """Of a word in lower case; itself if it is a singular, or has none."""
     if word in _PLURAL_ONLY or word in _SINGULAR or not _WORD.fullmatch(word) or not _latin(word):

@@ -100,6 +100,11 @@ class Family(ABC):
         """How many tokens of a prompt, special ones excluded, the text encoder that reads least of it reads."""
         return self._text_encoders()[0][1]
 
+    @property
+    def tokenizer(self) -> Any:
+        """Of the text encoder that reads least of a prompt."""
+        return self._text_encoders()[0][0]
+
     def token_overflow(self, text: str) -> str:
         """The end of `text` that `text_limit` cuts off, "" if nothing."""
         tokenizer, limit = self._text_encoders()[0]
@@ -113,14 +118,13 @@ class Family(ABC):
 
     def known_words(self, words: Sequence[str]) -> list[str]:
         """Those of `words` that are one token, so that the text encoder need not guess at a spelling."""
-        tokenizer = self._text_encoders()[0][0]
-
-        def known(word: str) -> bool:
-            tokens = tokenizer(word, add_special_tokens=False).input_ids
-            # A tokenizer may use its end-of-text token for unknown ones.
-            return len(tokens) == 1 and tokens[0] not in tokenizer.all_special_ids
-
-        return [word for word in words if known(word)]
+        tokenizer, words = self.tokenizer, list(words)
+        if not words:
+            return []
+        # A tokenizer may use its end-of-text token for unknown ones.
+        special = set(tokenizer.all_special_ids)
+        rows = tokenizer(words, add_special_tokens=False).input_ids
+        return [word for word, row in zip(words, rows, strict=True) if len(row) == 1 and row[0] not in special]
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
