@@ -20,7 +20,7 @@ import argparse
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,14 +35,15 @@ from scissorhands_hf.erasure.erasure_settings import ErasureSettings
 from scissorhands_hf.erasure.families.family import Family
 from scissorhands_hf.erasure.families.text_inputs import TextInputs
 from scissorhands_hf.erasure.prompts import ConceptPrompts, build_prompts
+from scissorhands_hf.erasure.settings import VOCABULARY_SETTINGS
 from scissorhands_hf.erasure.text_edit import TextEdit
 from scissorhands_hf.erasure.words import GENERIC_LOOKS, GENERIC_SUBJECTS, fill
 
 
 METHODS: dict[str, dict[str, Any]] = {
-    "before": {"closed_form_captions": 0, "closed_form_keep_weight": 20.0, "closed_form_ridge": 1e-4},
-    "list-alone": {"closed_form_captions": 0},
-    "default": {},
+    "before": {},
+    "list-alone": {**VOCABULARY_SETTINGS, "closed_form_captions": 0},
+    "default": VOCABULARY_SETTINGS,  # of tokenizers as large as this one
 }
 # None of them was looked at when the defaults were chosen ("dress" and "Barack Obama" were).
 CONCEPTS = {
@@ -246,21 +247,36 @@ def run(family: SentenceFamily, concept: str, kind: str, seed: int, values: dict
 
 
 def table(folder: Path) -> str:
-    """Means over the runs of each method, and in brackets the worst of them."""
+    """Means over the runs of each method on each type of concept, and in brackets the worst of them; changes in percent."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     kinds = ("vocabulary", "one word", "sentences", "listed")
-    head = ["method", "runs", *(f"{kind}: median, p90" for kind in kinds), "way", "paraphrases' way", "left", "moved"]
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    head = [
+        "method",
+        "concepts",
+        "runs",
+        *(f"{kind}: median / p90" for kind in kinds),
+        "way",
+        "in other words",
+        "left",
+        "moved",
+    ]
+    lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 2)}"]
     for method in dict.fromkeys(row["method"] for row in runs):
-        own = [row for row in runs if row["method"] == method]
+        for type_ in ["all", *dict.fromkeys(row["type"] for row in runs)]:
+            own = [row for row in runs if row["method"] == method and type_ in ("all", row["type"])]
+            if not own:
+                continue
 
-        def both(values: Sequence[float], worst=max) -> str:
-            return f"{sum(values) / len(values):.3f} ({worst(values):.3f})"
+            def both(values: Sequence[float], digits: int = 2, worst: Callable[..., float] = max) -> str:
+                return f"{sum(values) / len(values):.{digits}f} ({worst(values):.{digits}f})"
 
-        cells = [", ".join(both([row["change"][kind][part] for row in own]) for part in ("median", "p90")) for kind in kinds]
-        cells += [both([row[part]["way"] for row in own], min) for part in ("own", "paraphrases")]
-        cells += [both([row["own"]["left"] for row in own]), both([row["moved"] for row in own])]
-        lines.append(f"| {' | '.join([method, str(len(own)), *cells])} |")
+            cells = [
+                " / ".join(both([100 * row["change"][kind][part] for row in own], 1) for part in ("median", "p90"))
+                for kind in kinds
+            ]
+            cells += [both([row[part]["way"] for row in own], worst=min) for part in ("own", "paraphrases")]
+            cells += [both([row["own"]["left"] for row in own]), both([row["moved"] for row in own])]
+            lines.append(f"| {' | '.join([method, type_, str(len(own)), *cells])} |")
     return "\n".join(lines)
 
 

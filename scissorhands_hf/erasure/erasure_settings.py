@@ -36,13 +36,15 @@ class ErasureSettings:
             α ≥ 0 of the objective `"closed_form"`: how far beyond the anchor's answers the text layers' new answers lie, in
             units of the distance between the concept's and the anchor's. 0: the anchor's answers (UCE, arXiv:2308.14761), which
             are relearned soon; much more than 1: pictures of the concept's prompts become noise.
-        closed_form_keep_weight (`float`, *optional*, defaults to 80):
-            κ ≥ 0: weight of the prompts to keep against those to edit.
-        closed_form_captions (`int`, *optional*, defaults to 2000):
+        closed_form_keep_weight (`float`, *optional*, defaults to 20):
+            κ ≥ 0: weight of the prompts to keep against those to edit. Of a tokenizer of more than 2,000 tokens: 80.
+        closed_form_captions (`int`, *optional*, defaults to 0):
             How many captions, ≥ 0, are kept beside everyday things and looks: words by chance from the tokenizer's vocabulary,
-            of whatever language it is, and of up to half of them the captions of `retain_images`.
-        closed_form_ridge (`float`, *optional*, defaults to 0.01):
-            λ > 0, in units of the inputs' mean square: holds what no prompt asks for.
+            of whatever language it is, and of up to half of them the captions of `retain_images`. Of a tokenizer of more than
+            2,000 tokens, which no list of words covers: 2000.
+        closed_form_ridge (`float`, *optional*, defaults to 1e-4):
+            λ > 0, in units of the inputs' mean square: holds what no prompt asks for. Of a tokenizer of more than 2,000 tokens:
+            0.01.
         removal_target (`str`, *optional*, defaults to `"neighbours"`):
             Of the objective `"removal"`: what noisy pictures of the concept are to be taken for, as surely as they show it.
             `"neighbours"`: what is nearest to it, see `neighbours`. `"bayes"`: what Bayes' rule leaves of the original without
@@ -100,9 +102,9 @@ class ErasureSettings:
     )
     negative_guidance_strength: float = field(default=1.0, metadata={"help": "η >= 0 of 'negative_guidance'."})
     closed_form_overshoot: float = field(default=1.0, metadata={"help": "α >= 0 of 'closed_form'."})
-    closed_form_keep_weight: float = field(default=80.0, metadata={"help": "κ >= 0, weight of what is kept."})
-    closed_form_captions: int = field(default=2000, metadata={"help": "Captions >= 0 from the vocabulary that are kept."})
-    closed_form_ridge: float = field(default=1e-2, metadata={"help": "λ > 0, holds what no prompt asks for."})
+    closed_form_keep_weight: float = field(default=20.0, metadata={"help": "κ >= 0, weight of what is kept."})
+    closed_form_captions: int = field(default=0, metadata={"help": "Captions >= 0 from the vocabulary that are kept."})
+    closed_form_ridge: float = field(default=1e-4, metadata={"help": "λ > 0, holds what no prompt asks for."})
     removal_target: str = field(
         default="neighbours",
         metadata={"help": "What 'removal' takes the concept's pictures for.", "choices": ("neighbours", "bayes")},

@@ -25,6 +25,10 @@ _LARGE = {
 # Of adapters, whose first step is from nothing: as is usual for LoRA.
 _ADAPTER_RATE = 1e-4
 _LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 1}
+# A tokenizer of more tokens knows words that no list of ours names. Answers to captions of them are kept as well, at the cost of
+# some of the overshoot: both measured with `benchmarks/vocabulary.py`.
+LARGE_VOCABULARY = 2000
+VOCABULARY_SETTINGS = {"closed_form_captions": 2000, "closed_form_keep_weight": 80.0, "closed_form_ridge": 1e-2}
 # Set by erase_concept itself.
 _RESERVED = {
     "output_dir": "checkpoints of a run are temporary; save the result with pipe.save_pretrained(folder)",
@@ -69,6 +73,8 @@ def build_config(
     if large:
         rate = {"learning_rate": _ADAPTER_RATE} if values.get("repair_adapter") is not None else {}
         values = {**(_LARGE if recipe is None else _LARGE_REMOVAL), **rate, **values}
+    if len(family.tokenizer) > LARGE_VOCABULARY:
+        values = {**VOCABULARY_SETTINGS, **values}
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
     args = ConceptErasureConfig(output_dir="unused", **values)

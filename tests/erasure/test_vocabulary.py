@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 from scissorhands_hf import erase_concept
 from scissorhands_hf.core import ClosedFormEdit
+from scissorhands_hf.erasure import settings
 from scissorhands_hf.erasure.families import family_of
 from scissorhands_hf.erasure.prompts import build_prompts
+from scissorhands_hf.erasure.settings import build_config
 from scissorhands_hf.erasure.text_edit import TextEdit
 from scissorhands_hf.erasure.vocabulary import own_words, vocabulary_captions, vocabulary_words, with_captions_of
 from scissorhands_hf.erasure.words import GENERIC_SUBJECTS, mentions
@@ -109,11 +111,9 @@ def test_captions_of_the_user_take_the_places_of_half():
 def test_the_edit_keeps_captions_as_the_brute_force_does():
     """Against least squares over every row at once, with each caption's states stacked rather than summed up on the way."""
     family = family_of(tiny_stable_diffusion())
-    settings = SimpleNamespace(
-        closed_form_overshoot=1.0, closed_form_keep_weight=80.0, closed_form_ridge=1e-2, disable_tqdm=True
-    )
+    values = SimpleNamespace(closed_form_overshoot=1.0, closed_form_keep_weight=80.0, closed_form_ridge=1e-2, disable_tqdm=True)
     captions = captions_of([word for word in WORDS if len(word) > 1], count=60, most_words=6)
-    edit = TextEdit(family, settings)
+    edit = TextEdit(family, values)
     edit.gather([("a photo of dress", "a photo of coat")], captions, torch.zeros(1, 4, 16, 16))
     name = edit.layers[0]
     weight = family.denoiser.get_submodule(name).weight.detach().double()
@@ -151,6 +151,18 @@ def test_words_outside_every_list_keep_their_answers():
         change = (edit.solve(weight) - weight) @ unseen.T
         lost.append((change.norm(dim=0) / (weight @ unseen.T).norm(dim=0)).median().item())
     assert lost[1] < 0.7 * lost[0]
+
+
+def test_of_a_large_vocabulary_more_is_kept(monkeypatch):
+    family = family_of(tiny_stable_diffusion())
+
+    def chosen(**values):
+        args = build_config(family, None, None, values)
+        return args.closed_form_captions, args.closed_form_keep_weight, args.closed_form_ridge
+
+    assert len(family.tokenizer) < settings.LARGE_VOCABULARY and chosen() == (0, 20.0, 1e-4)
+    monkeypatch.setattr(settings, "LARGE_VOCABULARY", len(family.tokenizer) - 1)
+    assert chosen() == (2000, 80.0, 0.01) and chosen(closed_form_keep_weight=5.0) == (2000, 5.0, 0.01)
 
 
 def test_captions_of_the_users_pictures_are_kept(tmp_path, monkeypatch):
