@@ -25,8 +25,8 @@ _LARGE = {
 # Of adapters, whose first step is from nothing: as is usual for LoRA.
 _ADAPTER_RATE = 1e-4
 _LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 1}
-# A tokenizer of more tokens knows words that no list of ours names. Answers to captions of them are kept as well, at the cost of
-# some of the overshoot: both measured with `benchmarks/vocabulary.py`.
+# A tokenizer of more tokens knows words that no list of ours names. Answers to captions of them are kept as well, at the cost
+# of some of the overshoot: both measured with `benchmarks/vocabulary.py`.
 LARGE_VOCABULARY = 2000
 VOCABULARY_SETTINGS = {"closed_form_captions": 2000, "closed_form_keep_weight": 80.0, "closed_form_ridge": 1e-2}
 # Set by erase_concept itself.
