@@ -21,7 +21,7 @@ one. The attacker has the weights, and as many pictures of the concept as a shar
 - **token**: a new word of one or four vectors, learned from the attacker's pictures in 150 steps; no weight is changed.
 - **img2img**: a picture of it, noised by 40, 60 and 80 %, and denoised with the empty prompt.
 
-Takes a minute or two. A cancelled run ends with the probe that is at work. The card shows what was found.
+Takes some minutes. A cancelled run ends with the probe that is at work. The card shows what was found.
 """
 
 
