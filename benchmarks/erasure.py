@@ -195,7 +195,7 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "removal-no-adversary": erase_ours(**REMOVAL, adversarial_states=0),
     "removal-bayes": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0),
     "removal-constant-strength": erase_ours(**REMOVAL, removal_target="bayes", removal_strength=1.0),
-    "removal-no-neighbours": erase_ours(**REMOVAL, neighbours=0),
+    "removal-no-neighbours": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0, neighbours=0),
     "esd-x": erase_by_negative_guidance("x"),
     "esd-u": erase_by_negative_guidance("u"),
     "uce": erase_by_closed_form(None),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from .compounds import clear_of, parts_of, variants_of
+from .readings import ALIKE
 from .words import (
     CONCEPT_TEMPLATES,
     GENERIC_LOOKS,
@@ -122,17 +123,20 @@ class KeptWords:
 def nearest(concept: str, is_look: bool, kept: KeptWords, distance: Callable[[str, str], float], count: int) -> list[str]:
     """The `count` everyday things, or looks, whose pictures the model begins most as it begins the concept's, nearest first.
 
-    Looks are compared on things that have them.
+    Looks are compared on things that have them. What is the concept by another name, to the model, is none of them: pictures
+    that are taken for it would show the concept.
     """
-    if not is_look:
-        return sorted(kept.subjects, key=lambda thing: distance(photo(concept), photo(thing)))[:count]
     things = kept.subjects[:LOOKS_COMPARED_ON]
 
-    def apart(look: str) -> float:
-        pairs = [(photo(f"{concept} {thing}"), photo(f"{look} {thing}")) for thing in things]
-        return sum(distance(*pair) for pair in pairs) or distance(concept, look)
+    def apart(other: str) -> float:
+        if not is_look:
+            return distance(photo(concept), photo(other))
+        pairs = [(photo(f"{concept} {thing}"), photo(f"{other} {thing}")) for thing in things]
+        return sum(distance(*pair) for pair in pairs) or distance(concept, other)
 
-    return sorted(kept.looks, key=apart)[:count]
+    far = {other: apart(other) for other in (kept.looks if is_look else kept.subjects)}
+    least = ALIKE * sum(far.values()) / max(1, len(far))
+    return sorted((other for other, way in far.items() if way > least), key=far.__getitem__)[:count]
 
 
 def _in_turn(*rows: Sequence[str]) -> list[str]:

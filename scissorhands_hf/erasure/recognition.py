@@ -99,8 +99,6 @@ class Recognition:
         stand_ins = {}
         if args.removal_target == "neighbours":
             stand_ins = stand_in_rows(request.prompts.others, table.rows)
-            if not stand_ins:
-                logger.info("The model's tokenizer knows none of the everyday words: what is left is found by Bayes' rule")
         return cls(own, others, concept_of, words, table.rows[""], shown, args.removal_cap, args.removal_strength, stand_ins)
 
     def kept_alone(self, material: "Material") -> "Material":

@@ -136,15 +136,16 @@ class ErasureRequest:
             neighbours=self.args.neighbours if self.args.forget_objective == "removal" else 0,
             captions=self.args.closed_form_captions if self.args.forget_objective == "closed_form" else 0,
         )
+        if self.args.pictures_per_concept is None:
+            self.args.pictures_per_concept = default_pictures(len(concepts))
         if self.estimate is not None:
             self.estimate = replace(self.estimate, texts=self._texts())
             if not self.dry_run:
                 self.estimate.check_room(self.family.device)
-        if self.args.pictures_per_concept is None:
-            self.args.pictures_per_concept = default_pictures(len(concepts))
         rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
         self.prompts = replace(self.prompts, report=rows)
         self._tell_types()
+        self._check_neighbours()
         self.warnings += unknown
 
     def _recall_erasures(self) -> list[str]:
@@ -169,6 +170,20 @@ class ErasureRequest:
             logger.info(text)
         for text in self.warnings:
             logger.warning(text)
+
+    def _check_neighbours(self) -> None:
+        """Without neighbours there is nothing that pictures could be taken for: then Bayes' rule, which the report says."""
+        if self.args.forget_objective != "removal" or self.args.removal_target != "neighbours":
+            return
+        without = [name for name, own in self.prompts.asking.items() if not self.prompts.others.keys() >= set(own)]
+        if without:
+            # A strength that the user gave is of the way to neighbours.
+            self.args.removal_target, self.args.removal_strength = "bayes", None
+            self.warnings.append(
+                f"No neighbours are known of {', '.join(map(repr, without))} (neighbours={self.args.neighbours}, of everyday "
+                "words that the tokenizer knows): what is left without the concept is found by removal_target='bayes'."
+            )
+            logger.warning(self.warnings[-1])
 
     def _seeded(self, config: dict[str, Any]) -> dict[str, Any]:
         if self.generator is None:
@@ -200,7 +215,9 @@ class ErasureRequest:
         """Bytes of all prompts, encoded."""
         prompts = self.prompts
         retain = prompts.retain if self.retain_images is None else [""]
-        texts = {"", *prompts.forget, *prompts.anchors, *retain, *prompts.near}
+        asked = [text for own in prompts.asking.values() for text in own[: self.args.pictures_per_concept]]
+        others = [other for text in asked for other in prompts.others.get(text, [])]
+        texts = {"", *prompts.forget, *prompts.anchors, *retain, *prompts.near, *others}
         row = sum(value.nbytes for value in self.family.encode_prompts([""]).values())
         states = self.args.adversarial_states if self.args.forget_objective == "removal" else 0
         return (len(texts) + states) * row if self.args.max_steps else 0

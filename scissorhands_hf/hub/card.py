@@ -243,6 +243,12 @@ def _value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+_TARGETS = {
+    "neighbours": "with its part in the model's predictions given to what is nearest to it",
+    "bayes": "as Bayes' rule says that a model of the rest of its pictures would predict them",
+}
+
+
 def _method(reports: Sequence[dict[str, Any]]) -> Safe:
     """What was done in any of the runs, of all that the method may hold."""
     cut = any(report.get("trim", {}).get("trimmed") for report in reports)
@@ -254,10 +260,15 @@ def _method(reports: Sequence[dict[str, Any]]) -> Safe:
             "the layers that read prompts were solved for in closed form, to answer what was removed as something else and "
             "beyond (after [arXiv:2308.14761](https://arxiv.org/abs/2308.14761))"
         )
-    if any(report.get("settings", {}).get("forget_objective") == "removal" for report in reports):
+    targets = [
+        report["settings"].get("removal_target", "bayes")  # the only one of reports from before there was a choice
+        for report in reports
+        if report.get("settings", {}).get("forget_objective") == "removal"
+    ]
+    if targets:
         steps.append(
             "the pictures of what was removed were taught, with words, without, and under text states made to bring them back, "
-            "as Bayes' rule says that a model of the rest of its pictures would predict them"
+            + " or ".join(_TARGETS[target] for target in dict.fromkeys(targets))
         )
     others = dict.fromkeys(report.get("settings", {}).get("forget_objective") for report in reports)
     against = [code(name) for name in others if name not in (None, "closed_form", "removal")]

@@ -167,6 +167,18 @@ def test_the_method_is_what_was_done(disclose: str) -> None:
     assert "were re-initialised once" in str(build_card(info, report))
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"removal_target": "neighbours"}, "given to what is nearest"), ({"removal_target": "bayes"}, "Bayes"), ({}, "Bayes")],
+)
+def test_what_a_removal_aimed_at_is_told(settings: dict[str, str], said: str) -> None:
+    info = pipeline_info("StableDiffusionPipeline")
+    report = concept_report("dress", "a dress", settings={"forget_objective": "removal", **settings})
+    info.reports = [report]
+    card = str(build_card(info, report))
+    assert said in card and ("given to what is nearest" in card) != ("Bayes" in card)
+
+
 def test_a_summary_keeps_counts_and_drops_words() -> None:
     report = concept_report("Ms Jones", "a photo of Ms Jones", settings={"concept": "Ms Jones", "lr": 0.1, "recipe": "jones"})
     for disclose in ("summary", "none"):
