@@ -16,7 +16,7 @@ from . import forget_objectives as formulas
 from .batch_losses import BatchLossMixin, plain_batch
 from .ceilings import logits_of
 from .forget_choice import ASCENT, OF_LANGUAGE_MODELS, WITH_OTHER_ANSWERS, ForgetObjective, names_with, objective_named
-from .other_answers import OTHER_ANSWER, have_other_texts
+from .other_answers import OTHER_ANSWER, have_other_texts, name_other_columns
 from .paired_batches import FORGET, RETAIN
 from .reference_scores import INDEX, ReferenceScores, load_references, numbered, remark_size, save_references
 from .token_scores import LabelledTokens, labelled_tokens, top_entries, without_labels
@@ -121,6 +121,14 @@ class ObjectiveMixin(BatchLossMixin):
             speaks = reason is None and simple and self.shifts_labels
             told = WITH_OTHER_ANSWERS if speaks and have_other_texts(self.forget_dataset) else OF_LANGUAGE_MODELS
             self._open_objective = told if speaks else ASCENT
+            if self._open_objective == OF_LANGUAGE_MODELS and (meant := name_other_columns(self.forget_dataset)):
+                logger.warning(
+                    "forget_dataset has %s, but not each of its examples has another answer (a text in counterfactual, or "
+                    "counterfactual_input_ids and counterfactual_labels): all are forgotten by %r instead of %r",
+                    ", ".join(meant),
+                    OF_LANGUAGE_MODELS,
+                    WITH_OTHER_ANSWERS,
+                )
         self._bounds_examples = self.objective.name == "ascent" and reason is None and simple
         others = " or ".join(map(repr, names_with(needs_tokens=False, needs_answer=False)))
         name = type(self.model).__name__

@@ -162,13 +162,32 @@ def _columns(examples: Any) -> list[str]:
     return names if names is not None else list(examples[0]) if isinstance(examples[0], Mapping) else []
 
 
-def check_other_answers(examples: Any, objective: str) -> None:
-    """Raise ValueError where forget examples hold no other answers."""
+def name_other_columns(examples: Any) -> list[str]:
+    """Columns that look as if they were meant for other answers."""
+    return [name for name in _columns(examples) if name.startswith(PREFIX.rstrip("_"))]
+
+
+def check_other_answers(examples: Any, objective: str | None) -> None:
+    """Raise ValueError where forget examples hold no other answers, or one that is their own."""
     names = _columns(examples)
     if any(name.startswith(PREFIX) for name in names):
+        columns = ["labels", f"{PREFIX}labels"]
+        if isinstance(examples, datasets.Dataset) and set(columns) <= set(names):
+            _check_each_answer(examples.with_format(None).select_columns(columns))
         return
     raise ValueError(
         f"forget_objective={objective!r} needs another answer beside each forget example, and forget_dataset has the columns "
         f"{', '.join(map(str, names))}. Give {PREFIX}labels (of a language model {PREFIX}input_ids, too): the same prompt with "
         "the answer to give instead" + (", or refusal_answers." if objective == "dpo" else ".")
     )
+
+
+def _check_each_answer(rows: datasets.Dataset) -> None:
+    for index, row in enumerate(rows):
+        if row[f"{PREFIX}labels"] is None:
+            raise ValueError(f"forget_dataset[{index}] has no other answer beside it; give one, or leave the example out")
+        if row[f"{PREFIX}labels"] == row["labels"]:
+            raise ValueError(
+                f"forget_dataset[{index}] has its own answer as the other answer, which would teach it rather than have it "
+                "forgotten; give another one, or leave the example out"
+            )

@@ -1,6 +1,7 @@
 """Runs by the objectives of language models: other answers, what is kept of the original, resuming, and refusals by name."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -262,6 +263,23 @@ def test_other_answers_that_are_missing(config) -> None:
         trainer_for(config, forget=padded_text(4, 2), forget_objective="dpo")
 
 
+@pytest.mark.parametrize("name", ["dpo", "counterfactual", None])
+def test_other_answers_that_are_the_own_ones(name: str | None, config) -> None:
+    """They would teach what is to be forgotten."""
+    rows = forget_set().with_format(None)
+    own = {f"counterfactual_{column}": rows[5][column] for column in ("input_ids", "labels")}
+    forget = Dataset.from_list([*rows.select(range(5)), {**rows[5], **own}]).with_format("torch")
+    with pytest.raises(ValueError, match=r"forget_dataset\[5\] has its own answer as the other answer"):
+        trainer_for(config, forget=forget, forget_objective=name).train()
+
+
+def test_a_row_without_another_answer_is_told_by_its_number(config) -> None:
+    rows = forget_set().with_format(None)
+    some = Dataset.from_list([*rows.select(range(7)), {**rows[7], **dict.fromkeys(ANSWER_COLUMNS)}]).with_format("torch")
+    with pytest.raises(ValueError, match=r"forget_dataset\[7\] has no other answer beside it"):
+        trainer_for(config, forget=some, forget_objective="dpo").train()
+
+
 def test_refusals_without_a_tokenizer_or_a_prompt(config, tokenizer) -> None:
     settings = {"forget_objective": "idk", "refusal_answers": "no idea"}
     with pytest.raises(ValueError, match=r"refusal_answers=\['no idea'\].*processing_class is a NoneType"):
@@ -335,7 +353,7 @@ def test_a_run_by_the_default_says_which_objective_it_was(config) -> None:
     assert (settings["forget_objective"], settings["forget_weight"], settings["objective_beta"]) == ("simnpo", 1.0, 4.5)
 
 
-def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said(config) -> None:
+def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said(config, caplog) -> None:
     usual, named = trainer_for(config, seed=3), trainer_for(config, seed=3, forget_objective="dpo")
     for trainer in (usual, named):
         trainer.train()
@@ -345,7 +363,9 @@ def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said
 
     whole = forget_set().with_format(None)
     some = Dataset.from_list([*whole.select(range(7)), {**whole[7], **dict.fromkeys(ANSWER_COLUMNS)}]).with_format("torch")
-    assert trainer_for(config, forget=some).objective.name == "simnpo"
+    with caplog.at_level(logging.WARNING, logger="scissorhands_hf.trainer.objective_losses"):
+        assert trainer_for(config, forget=some).objective.name == "simnpo"
+    assert "not each of its examples has another answer" in caplog.text
     listed = [dict(whole[index]) for index in range(8)]
     assert trainer_for(config, forget=listed).objective.name == "dpo"
 
