@@ -236,8 +236,9 @@ def _trimmed_below(request: ErasureRequest) -> TrimmedBelow | None:
 
 def _say_what_changed(report: ConceptErasureReport, change: float, moved: float) -> None:
     """A note of how much the run did to the weights, and a warning if that was almost nothing."""
-    cut = report.trim.get("trimmed", 0)
-    done = f"{cut:,} weights were re-initialised, and all together moved by {100 * moved:.2g} % of their norm."
+    cut, share = report.trim.get("trimmed", 0), 100 * moved
+    way = f"{share:.2g}" if share < 10 else f"{share:,.0f}"
+    done = f"{cut:,} weights were re-initialised, and all together moved by {way} % of their norm."
     report.notes.append(done[0].upper() + done[1:])
     if abs(change) < LEAST_CHANGE:
         report.warnings.append(

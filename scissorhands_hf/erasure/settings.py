@@ -84,6 +84,13 @@ def build_config(
     given = "trainable_target_modules" in values or args.repair_adapter is not None
     if large and args.forget_objective != "removal" and not given:
         args.trainable_target_modules = [*family.text_patterns, *(args.reinit_target_modules or ())]
+    if compound and args.forget_objective == "removal":
+        # "red dress" took dresses and all that is red with it on the pipeline in spaces_demo.
+        chosen = f"recipe={recipe!r}" if recipe == REMOVAL_RECIPE else f"forget_objective={args.forget_objective!r}"
+        raise ValueError(
+            f"{chosen} is for concepts of one word, styles and persons: with a compound goes what its words stand for. Leave "
+            "it out (compounds have a recipe of their own), or say concept_type='style' or 'person' if it is one."
+        )
     if args.max_steps == 0 and (args.forget_objective != "closed_form" or args.trim_ratio):
         raise ValueError(
             f"max_steps=0 leaves the closed-form edit alone, and forget_objective={args.forget_objective!r} with "

@@ -112,12 +112,22 @@ def test_every_family_can_be_made_to_forget_so(make):
     assert {"adversary", "memory", "sensitivity"} <= set(report.seconds)
 
 
-def test_several_concepts_compounds_and_looks_can_be_removed():
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [({"recipe": "removal"}, "recipe='removal'"), ({"forget_objective": "removal"}, "forget_objective='removal'")],
+)
+def test_compounds_are_refused_for_what_their_words_stand_for(values, named):
     pipe = tiny_stable_diffusion()
-    report = erase_concept(pipe, ["red dress", "blue"], sampling=SAMPLING, report_images=0, **QUICK)
-    assert report.concepts == ["red dress", "blue"] and all(
-        math.isfinite(row["loss"]) for row in report.history if "loss" in row
-    )
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    with pytest.raises(ValueError, match=f"{named} is for concepts of one word.*recipe of their own"):
+        erase_concept(pipe, ["coat", "red dress"], sampling=SAMPLING, **values)
+    assert all(torch.equal(before[name], value) for name, value in pipe.unet.state_dict().items())
+
+
+def test_several_concepts_and_looks_can_be_removed():
+    pipe = tiny_stable_diffusion()
+    report = erase_concept(pipe, ["dress", "blue"], sampling=SAMPLING, report_images=0, **QUICK)
+    assert report.concepts == ["dress", "blue"] and all(math.isfinite(row["loss"]) for row in report.history if "loss" in row)
 
 
 @pytest.mark.parametrize(
