@@ -9,7 +9,8 @@ tokens, and a layer or two. Counted is what the device holds while the denoiser 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,27 +67,43 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def pipeline(name: str) -> Any:
-    """With a denoiser and an autoencoder of the published geometry that have no memory."""
+@contextmanager
+def made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Inside weights are made in that dtype, so that no float32 copy ever is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def pipeline(name: str, device: str = "meta", dtype: torch.dtype = torch.bfloat16, **change: Any) -> Any:
+    """With a denoiser and an autoencoder of the published geometry, but for what `change` says of the denoiser, made on
+    `device`; by default they have no memory. Text encoders are small, and stay on the CPU."""
     import tiny_pipelines as tiny
     from diffusers import AutoencoderKL
     from transformers import T5Config, T5EncoderModel
 
     make, width, _, channels, t5_width, config = MODELS[name]
-    tiny.WIDTH, tiny.CLIP_TOKENS = width, 77
-    pipe = tiny.tiny_pixart(sigma=True) if make == "tiny_pixart_sigma" else getattr(tiny, make)()
-    parts = {}
-    part = "unet" if hasattr(pipe, "unet") else "transformer"
-    old = getattr(pipe, part)
-    with torch.device("meta"):
-        parts[part] = type(old).from_config({**plain(old.config), **config}).to(torch.bfloat16).eval()
-        parts["vae"] = AutoencoderKL.from_config({**plain(pipe.vae.config), **DECODER, "latent_channels": channels}).eval()
-    if hasattr(parts[part], "caption_projection"):  # prompts go through it before they are counted
-        parts[part].caption_projection.to_empty(device="cpu")
-    for encoder in ("text_encoder_2", "text_encoder_3"):
-        if t5_width and isinstance(getattr(pipe, encoder, None), T5EncoderModel):
-            settings = getattr(pipe, encoder).config.to_dict()
-            parts[encoder] = T5EncoderModel(T5Config(**{**settings, "d_model": t5_width})).eval()
+    config = {**config, **change}
+    t5_width = config.get("joint_attention_dim", t5_width)
+    tiny.WIDTH, tiny.CLIP_TOKENS = config.get("pooled_projection_dim", width) if make == "tiny_flux" else width, 77
+    with made_in(dtype):
+        pipe = tiny.tiny_pixart(sigma=True) if make == "tiny_pixart_sigma" else getattr(tiny, make)()
+        parts = {}
+        part = "unet" if hasattr(pipe, "unet") else "transformer"
+        old = getattr(pipe, part)
+        decoder = {**plain(pipe.vae.config), **DECODER, "latent_channels": channels}
+        with torch.device(device):
+            parts[part] = type(old).from_config({**plain(old.config), **config}).to(dtype).eval()
+            parts["vae"] = AutoencoderKL.from_config(decoder).to(dtype).eval()
+        if device == "meta" and hasattr(parts[part], "caption_projection"):  # prompts go through it before they are counted
+            parts[part].caption_projection.to_empty(device="cpu")
+        for encoder in ("text_encoder_2", "text_encoder_3"):
+            if t5_width and isinstance(getattr(pipe, encoder, None), T5EncoderModel):
+                settings = getattr(pipe, encoder).config.to_dict()
+                parts[encoder] = T5EncoderModel(T5Config(**{**settings, "d_model": t5_width})).eval()
     further = {"requires_safety_checker": False} if name.endswith("1.5") else {}
     return tiny.quiet(type(pipe)(**{**pipe.components, **parts}, **further))
 
@@ -100,9 +117,6 @@ def estimates(name: str) -> dict[str, dict[str, Any]]:
     from scissorhands_hf.erasure.families import Family
 
     pipe, side = pipeline(name), MODELS[name][2]
-    for encoder in ("text_encoder", "text_encoder_2", "text_encoder_3"):
-        if getattr(pipe, encoder, None) is not None:
-            getattr(pipe, encoder).to(torch.bfloat16)
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     own = sum(weight.nbytes for weight in (*denoiser.parameters(), *denoiser.buffers()))
     settings = {"anchor": "coat", "concept_type": "object", "disable_tqdm": True, "report_images": 0, "use_cpu": True}

@@ -1,22 +1,29 @@
-"""Peak memory of `erase_concept` by stage, on pipelines of real geometry with random weights, and beside it the estimate.
+"""Memory and seconds of `erase_concept` and `ScissorhandsTrainer` by stage, at real geometry with random weights, and beside
+them the estimate.
 
-    python benchmarks/large.py GEOMETRY --output out/large        one run, in a process of its own, into GEOMETRY.json
-    python benchmarks/large.py --output out/large                 the geometries without a file, and the table of all
+    python benchmarks/large.py RUN --output out/large [--device cuda]     one run, in a process of its own, into RUN.json
+    python benchmarks/large.py --output out/large                         the runs without a file, and the table of all
 
-Counted is anonymous memory (what files in memory would be read again from is left out) beyond what the process had before the
-pipeline was made. Weights are random, pictures small: what is measured is memory, not forgetting.
+On a CPU counted is anonymous memory (what files in memory would be read again from is left out) beyond what the process had
+before the pipeline was made, and pictures are small. On a GPU pictures are as large as the model's own, counted is what torch's
+allocator gave out, and beside it what it held and the CPU's anonymous memory. Weights are random: measured is memory, not
+forgetting.
 """
 
 import argparse
 import ctypes
+import fcntl
 import gc
 import json
+import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +32,89 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "erasure"))
 
-# Geometry, dtype, side of pictures, settings. The small ones are for the test of the estimate.
 SHORT = {
     "max_steps": 2, "evaluations": 1, "pictures_per_concept": 2, "retain_pictures": 2, "evaluation_examples": 2,
     "report_images": 0, "anchor": "coat", "concept_type": "object", "disable_tqdm": True,
 }  # fmt: skip
 WHOLE = {"trainable_target_modules": ["re:."], "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
-RUNS: dict[str, tuple[str, torch.dtype, int, dict[str, Any]]] = {
-    "small-sd": ("sd-small", torch.float32, 32, WHOLE),
-    "small-sd-bf16": ("sd-small", torch.bfloat16, 32, {}),
-    "small-sdxl": ("sdxl-small", torch.float32, 32, WHOLE),
-    "small-sd3": ("sd3-small", torch.float32, 32, WHOLE),
-    "sd15": ("sd", torch.float32, 128, {}),
-    "sd15-bf16": ("sd", torch.bfloat16, 128, {}),
-    "sd15-edit-alone": ("sd", torch.bfloat16, 128, {"max_steps": 0}),
-    "sdxl-bf16": ("sdxl", torch.bfloat16, 256, {}),
+
+
+@dataclass(frozen=True)
+class Run:
+    """Of an erasure: the geometry (of `SMALL`, or of `cards.MODELS`), its weights' dtype, the side of pictures on a CPU,
+    settings, whether it is offloaded, what of the denoiser's geometry differs, and steps of the sampler."""
+
+    geometry: str
+    dtype: torch.dtype
+    side: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    offloaded: bool = False
+    change: dict[str, Any] = field(default_factory=dict)
+    sampler_steps: int = 1
+
+
+SD, XL, SD3, FLUX = "Stable Diffusion 1.5", "Stable Diffusion XL", "Stable Diffusion 3 medium", "Flux.1 dev"
+ADAPTER, EDIT_ALONE = {"repair_adapter": 16}, {"max_steps": 0}
+HALF = torch.bfloat16
+# Flux's number of blocks, and a share of its width: a block is as large a part of it as of the original.
+HALF_FLUX = {"num_attention_heads": 12, "joint_attention_dim": 2048}
+QUARTER_FLUX = {"num_attention_heads": 6, "joint_attention_dim": 1024}
+ONE_STEP = {"max_steps": 1, "gradient_accumulation_steps": 2}
+RUNS = {
+    # For the test of the estimate.
+    "small-sd": Run("sd", torch.float32, 32, WHOLE),
+    "small-sd-bf16": Run("sd", HALF, 32),
+    "small-sdxl": Run("sdxl", torch.float32, 32, WHOLE),
+    "small-sd3": Run("sd3", torch.float32, 32, WHOLE),
+    "sd15": Run(SD, torch.float32, 128),
+    "sd15-bf16": Run(SD, HALF, 128),
+    "sd15-edit-alone": Run(SD, HALF, 128, EDIT_ALONE),
+    "sdxl-bf16": Run(XL, HALF, 256),
+    "sdxl-bf16-adapter": Run(XL, HALF, 256, ADAPTER),
+    "sdxl-bf16-autocast": Run(XL, HALF, 256, {"bf16": True}),
+    "sdxl-bf16-offloaded": Run(XL, HALF, 256, offloaded=True),
+    "sd3-bf16": Run(SD3, HALF, 256),
+    "flux-adapter": Run(FLUX, HALF, 256, ADAPTER | ONE_STEP),
+    "flux-edit-alone": Run(FLUX, HALF, 256, EDIT_ALONE),
+    "half-flux-adapter": Run(FLUX, HALF, 256, ADAPTER | ONE_STEP, change=HALF_FLUX),
+    "quarter-flux-adapter": Run(FLUX, HALF, 256, ADAPTER | ONE_STEP, change=QUARTER_FLUX),
 }
+# A pipeline's form at a share of its width: a tiny pipeline, and what of its denoiser differs.
+SMALL: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "sd": ("tiny_stable_diffusion", 768, {
+        "block_out_channels": [80, 160, 320, 320], "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3, "layers_per_block": 2, "attention_head_dim": 8,
+        "sample_size": 64, "norm_num_groups": 16,
+    }),
+    "sdxl": ("tiny_sdxl", 1024, {
+        "block_out_channels": [96, 192, 384], "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+        "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"], "transformer_layers_per_block": [1, 1, 1],
+        "attention_head_dim": [4, 6, 12], "layers_per_block": 2, "sample_size": 128, "norm_num_groups": 32,
+    }),
+    "sd3": ("tiny_sd3", 256, {
+        "num_layers": 8, "attention_head_dim": 64, "num_attention_heads": 8, "caption_projection_dim": 512,
+    }),
+}  # fmt: skip
 
 
-# Language models in bfloat16: layers, width, inner width, heads, heads of keys and values, words, and how many of the last
-# layers are trained, in float32.
+@dataclass(frozen=True)
+class LanguageModel:
+    """Geometry, how many of the last layers are trained, in float32, and tokens in a row: on a CPU, and on a GPU."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    kept_heads: int
+    words: int
+    last: int
+    tokens: tuple[int, int] = (32, 512)
+
+
 LANGUAGE = {
-    "llama-110m": (12, 768, 2048, 12, 4, 32000, 3),
-    "llama-1b": (22, 2048, 5632, 32, 4, 32000, 6),
+    "llama-110m": LanguageModel(12, 768, 2048, 12, 4, 32000, 3),
+    "llama-1b": LanguageModel(22, 2048, 5632, 32, 4, 32000, 6),
+    "llama-8b": LanguageModel(32, 4096, 14336, 32, 8, 128256, 2),
 }
 
 
@@ -58,76 +125,107 @@ def anonymous() -> int:
 
 
 class Watch:
-    """The largest `anonymous` of each stage, looked up all the time in a thread of its own."""
+    """Seconds of each stage, the largest `anonymous` in it, which a thread of its own looks up, and on a GPU the most that
+    torch's allocator gave out and held."""
 
-    def __init__(self) -> None:
-        self.stage, self.peaks, self.seconds = "load", {}, {}
-        self._began, self._over = time.perf_counter(), False
+    def __init__(self, device: str) -> None:
+        self.stage, self.device = "make", torch.device(device)
+        self.anonymous: dict[str, int] = {}
+        self.allocated: dict[str, int] = {}
+        self.reserved: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self._base, self._began, self._over = anonymous(), time.perf_counter(), False
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
         while not self._over:
-            self.peaks[self.stage] = max(self.peaks.get(self.stage, 0), anonymous())
+            self.anonymous[self.stage] = max(self.anonymous.get(self.stage, 0), anonymous() - self._base)
             time.sleep(0.02)
 
     def __call__(self, stage: str) -> None:
-        if stage != self.stage:
-            now = time.perf_counter()
-            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self._began
-            self._began, self.stage = now, stage
+        if stage == self.stage:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            for found, most in (
+                (self.allocated, torch.cuda.max_memory_allocated),
+                (self.reserved, torch.cuda.max_memory_reserved),
+            ):
+                found[self.stage] = max(found.get(self.stage, 0), most(self.device))
+            torch.cuda.reset_peak_memory_stats(self.device)
+        now = time.perf_counter()
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self._began
+        self._began, self.stage = now, stage
 
     def end(self) -> None:
         self("end")
         self._over = True
         self._thread.join()
+        self.anonymous.pop("end", None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The peak is of what the device holds once the weights are made."""
+        peaks = self.anonymous if self.device.type == "cpu" else self.allocated
+        peak = max(peaks[stage] for stage in peaks if stage != "make")
+        found = {"peak": peak, "peaks": peaks, "seconds": self.seconds}
+        if self.device.type == "cuda":
+            found |= {"reserved": self.reserved, "anonymous": self.anonymous}
+        return found
 
 
-def pipeline(geometry: str, dtype: torch.dtype) -> Any:
-    """Random weights in the geometry of a known model. Text encoders have its width and number of tokens, and two layers."""
+def name_of(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+@contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    """Wait for the others that are given the same file."""
+    if lock is None:
+        yield
+        return
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def pipeline(name: str, device: str) -> Any:
+    """Random weights in the geometry of a known model, made where they are to be. Text encoders have its width and number of
+    tokens, and two layers."""
+    import cards
     import tiny_pipelines as tiny
-    from cards import plain
-    from diffusers import AutoencoderKL
 
-    model, _, size = geometry.partition("-")
-    small = size == "small"
-    tiny.WIDTH, tiny.CLIP_TOKENS = {"sd": 768, "sdxl": 1024, "sd3": 256}[model], 77
+    run = RUNS[name]
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # so that no float32 copy is ever made
-    try:
-        pipe = {"sd": tiny.tiny_stable_diffusion, "sdxl": tiny.tiny_sdxl, "sd3": tiny.tiny_sd3}[model]()
-        if model == "sdxl":
-            change = {
-                "block_out_channels": [96, 192, 384] if small else [320, 640, 1280],
-                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-                "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-                "transformer_layers_per_block": [1, 1, 1] if small else [1, 2, 10],
-                "attention_head_dim": [4, 6, 12] if small else [5, 10, 20],
-                "layers_per_block": 2, "sample_size": 128, "norm_num_groups": 32, "use_linear_projection": not small,
-            }  # fmt: skip
-        elif model == "sd3":
-            change = {"num_layers": 8, "attention_head_dim": 64, "num_attention_heads": 8, "caption_projection_dim": 512}
-        else:
-            change = {
-                "block_out_channels": [side // (4 if small else 1) for side in (320, 640, 1280, 1280)],
-                "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-                "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-                "layers_per_block": 2, "attention_head_dim": 8, "sample_size": 64, "norm_num_groups": 16 if small else 32,
-            }  # fmt: skip
-        name = "transformer" if model == "sd3" else "unet"
-        denoiser = getattr(pipe, name)
-        parts = {name: type(denoiser).from_config({**plain(denoiser.config), **change}).eval()}
-        if not small:
-            decoder = {
-                "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
-                "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "norm_num_groups": 32,
-            }  # fmt: skip
-            parts["vae"] = AutoencoderKL.from_config({**plain(pipe.vae.config), **decoder}).eval()
-        further = {"requires_safety_checker": False} if model == "sd" else {}
-        return tiny.quiet(type(pipe)(**{**pipe.components, **parts}, **further))
-    finally:
-        torch.set_default_dtype(before)
+    if name.startswith("small"):
+        make, tiny.WIDTH, change = SMALL[run.geometry]
+        tiny.CLIP_TOKENS = 77
+        with cards.made_in(run.dtype):
+            pipe = getattr(tiny, make)()
+            denoiser = "unet" if hasattr(pipe, "unet") else "transformer"
+            old = getattr(pipe, denoiser)
+            parts = {denoiser: type(old).from_config({**cards.plain(old.config), **change}).eval()}
+        further = {"requires_safety_checker": False} if run.geometry == "sd" else {}
+        pipe = tiny.quiet(type(pipe)(**{**pipe.components, **parts}, **further))
+    else:
+        pipe = cards.pipeline(run.geometry, device, run.dtype, **run.change)
+    if not run.offloaded:
+        return pipe.to(device)
+    pipe.to("cpu")
+    release()
+    pipe.enable_model_cpu_offload(device=device)
+    return pipe
+
+
+def release() -> None:
+    """Give back what is not used any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def warm_up() -> None:
@@ -137,69 +235,97 @@ def warm_up() -> None:
     from scissorhands_hf import erase_concept
 
     erase_concept(tiny.tiny_stable_diffusion(), "dress", **{**SHORT, "sampling": {"num_inference_steps": 1}})
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    release()
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Run `RUNS[name]` in this process."""
-    from scissorhands_hf import erase_concept
+def load_again(folder: str, pipe: Any, denoiser: str, sampling: dict[str, Any], device: str) -> dict[str, Any]:
+    """Whether stock diffusers loads what was saved: the denoiser's dtype, whether its weights are the same, bit for bit, and
+    whether a picture is drawn of finite values."""
+    from diffusers import DiffusionPipeline
 
-    geometry, dtype, side, settings = RUNS[name]
-    if name.startswith("small"):
-        import scissorhands_hf.erasure.settings as defaults
-
-        defaults.LARGE_DENOISER = 1_000_000
-    sampling = {"num_inference_steps": 1, "height": side, "width": side}
-    warm_up()
-    base = anonymous()
-    watch = Watch()
-    pipe = pipeline(geometry, dtype)
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    watch("estimate")
-    given = {**SHORT, **settings, "sampling": sampling}
-    estimate = erase_concept(pipe, "dress", dry_run=True, **given)
-    erase_concept(pipe, "dress", callback=lambda progress: watch(progress.stage), **given)
-    watch.end()
-    peaks = {stage: peak - base for stage, peak in watch.peaks.items()}
-    weights = sum(value.numel() for value in denoiser.parameters())
-    peak = max(peaks.values())
+    expected = {key: value.cpu() for key, value in getattr(pipe, denoiser).state_dict().items()}
+    dtype = getattr(pipe, denoiser).dtype
+    del pipe
+    loaded = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+    weights = getattr(loaded, denoiser).state_dict()
+    same = weights.keys() == expected.keys() and all(torch.equal(weights[key].cpu(), expected[key]) for key in expected)
+    loaded.set_progress_bar_config(disable=True)
+    picture = loaded.to(device)("a dress", output_type="np", **sampling).images[0]
     return {
-        "geometry": geometry, "dtype": str(dtype).removeprefix("torch."), "pixels": side, "settings": settings,
-        "weights": weights, "trained": estimate.trained, "peak": peak, "estimated": estimate.peak,
-        "multiple_of_own_bytes": peak / (weights * dtype.itemsize), "peaks": peaks, "seconds": watch.seconds,
-        "estimate": estimate.to_dict(),
+        "class": type(loaded).__name__, "dtype": str(dtype).removeprefix("torch."), "same_weights": same,
+        "picture": list(picture.shape), "finite": bool((picture == picture).all()),
     }  # fmt: skip
 
 
-def measure_language(name: str) -> dict[str, Any]:
+def measure(name: str, device: str, pixels: int | None, save: bool, lock: Path | None) -> dict[str, Any]:
+    """Run `RUNS[name]` in this process."""
+    from cards import MODELS
+
+    from scissorhands_hf import erase_concept
+
+    run = RUNS[name]
+    small, gpu = name.startswith("small"), torch.device(device).type == "cuda"
+    if small:
+        import scissorhands_hf.erasure.settings as defaults
+
+        defaults.LARGE_DENOISER = 1_000_000
+    side = pixels or (MODELS[run.geometry][2] if gpu and not small else run.side)
+    sampling = {"num_inference_steps": run.sampler_steps, "height": side, "width": side}
+    warm_up()
+    with alone(lock), tempfile.TemporaryDirectory(prefix="large-") as folder:
+        watch = Watch(device)
+        pipe = pipeline(name, device)
+        part = "unet" if hasattr(pipe, "unet") else "transformer"
+        watch("estimate")
+        given = {**SHORT, **run.settings, "sampling": sampling}
+        estimate = erase_concept(pipe, "dress", dry_run=True, **given)
+        watch("checks")
+        report = erase_concept(pipe, "dress", callback=lambda progress: watch(progress.stage), **given)
+        if save:
+            watch("save")
+            pipe.save_pretrained(folder)
+        watch.end()
+        weights = sum(value.numel() for value in getattr(pipe, part).parameters())
+        row = {
+            "geometry": run.geometry, "dtype": str(run.dtype).removeprefix("torch."), "pixels": side, "settings": run.settings,
+            "short": SHORT, "sampler_steps": run.sampler_steps, "offloaded": run.offloaded, "change": run.change,
+            "device": name_of(device), "torch": torch.__version__, "weights": weights, "trained": estimate.trained,
+            "estimated": estimate.peak, "estimate": estimate.to_dict(), **watch.to_dict(), "report_seconds": report.seconds,
+        }  # fmt: skip
+        row["multiple_of_own_bytes"] = row["peak"] / (weights * run.dtype.itemsize)
+        if save:
+            release()
+            row["loaded"] = load_again(folder, pipe, part, sampling, device)
+    return row
+
+
+def measure_language(name: str, device: str, lock: Path | None) -> dict[str, Any]:
     """All four stages of `ScissorhandsTrainer` on a Llama with random weights: frozen ones stay in bfloat16, those of the last
     layers are float32, and `bf16=True` computes in bfloat16."""
+    from cards import made_in
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM, default_data_collator
 
     from scissorhands_hf import ScissorhandsConfig, ScissorhandsTrainer
     from scissorhands_hf.trainer.stage_callback import StageCallback
 
-    layers, width, inner, heads, kept, words, last = LANGUAGE[name]
+    run, gpu = LANGUAGE[name], torch.device(device).type == "cuda"
+    tokens = run.tokens[gpu]
 
-    def trainer(config: LlamaConfig, last: int, folder: str, watch: Callable[[str], None]) -> ScissorhandsTrainer:
+    def trainer(config: LlamaConfig, last: int, folder: str, device: str, watch: Callable[[str], None]) -> ScissorhandsTrainer:
         torch.manual_seed(0)
-        torch.set_default_dtype(torch.bfloat16)  # so that no float32 copy is ever made
-        try:
+        with made_in(torch.bfloat16), torch.device(device):
             model = LlamaForCausalLM(config)
-        finally:
-            torch.set_default_dtype(torch.float32)
         scope = [f"model.layers.{layer}" for layer in range(config.num_hidden_layers - last, config.num_hidden_layers)]
         for pattern in scope:
             model.get_submodule(pattern).float()
-        rows = torch.randint(config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(0)).tolist()
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randint(config.vocab_size, (8, tokens), generator=generator).tolist()
         forget, retain = (
             Dataset.from_list([{"input_ids": row, "labels": row} for row in part]) for part in (rows[:4], rows[4:])
         )
         args = ScissorhandsConfig(
-            output_dir=folder, bf16=True, use_cpu=True, trainable_target_modules=scope, trim_ratio=0.02, max_steps=2,
+            output_dir=folder, bf16=True, use_cpu=device == "cpu", trainable_target_modules=scope, trim_ratio=0.02, max_steps=2,
             per_device_train_batch_size=1, per_device_forget_batch_size=1, gradient_checkpointing=True, save_strategy="no",
             optim="adamw_torch_fused", saliency_batches=1, report_to="none", disable_tqdm=True, projection=True,
         )  # fmt: skip
@@ -208,64 +334,70 @@ def measure_language(name: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         small = LlamaConfig(
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
+            hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
             vocab_size=64,
-        )
-        trainer(small, 1, folder, lambda stage: None).train()
-        gc.collect()
-        base, watch = anonymous(), Watch()
-        config = LlamaConfig(
-            hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
-            num_key_value_heads=kept, vocab_size=words,
         )  # fmt: skip
-        run = trainer(config, last, folder, watch)
-        run.train()
-        watch.end()
-    weights = sum(value.numel() for value in run.model.parameters())
-    peak = max(watch.peaks.values()) - base
-    return {
-        "geometry": name, "dtype": "bfloat16", "pixels": None, "weights": weights, "peak": peak, "estimated": None,
-        "trained": sum(value.numel() for value in run.model.parameters() if value.requires_grad),
-        "multiple_of_own_bytes": peak / (2 * weights), "seconds": watch.seconds,
-        "peaks": {stage: value - base for stage, value in watch.peaks.items()},
+        trainer(small, 1, folder, device, lambda stage: None).train()
+        release()
+        with alone(lock):
+            watch = Watch(device)
+            config = LlamaConfig(
+                hidden_size=run.width, intermediate_size=run.inner, num_hidden_layers=run.layers, vocab_size=run.words,
+                num_attention_heads=run.heads, num_key_value_heads=run.kept_heads,
+            )  # fmt: skip
+            made = trainer(config, run.last, folder, device, watch)
+            watch("train")
+            made.train()
+            watch.end()
+    weights = sum(value.numel() for value in made.model.parameters())
+    row = {
+        "geometry": name, "dtype": "bfloat16", "pixels": None, "tokens": tokens, "weights": weights, "estimated": None,
+        "trained": sum(value.numel() for value in made.model.parameters() if value.requires_grad), "device": name_of(device),
+        "torch": torch.__version__, **watch.to_dict(),
     }  # fmt: skip
+    return row | {"multiple_of_own_bytes": row["peak"] / (2 * weights)}
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| geometry | dtype | weights, M | trained, M | peak, GB | × own bytes | estimated, GB | seconds |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|---:|"]
+    lines = ["| run | dtype | pixels | weights, M | trained, M | peak, GB | × own bytes | estimated, GB | seconds |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|"]
     for name, row in rows.items():
+        told = "" if row["estimated"] is None else f"{row['estimated'] / 1e9:.1f}"
         lines.append(
-            f"| {name} | {row['dtype']} | {row['weights'] / 1e6:.0f} | {row['trained'] / 1e6:.0f} | {row['peak'] / 1e9:.1f} | "
-            f"{row['multiple_of_own_bytes']:.2f} | {_told(row['estimated'])} | {sum(row['seconds'].values()):.0f} |"
+            f"| {name} | {row['dtype']} | {row['pixels'] or ''} | {row['weights'] / 1e6:.0f} | {row['trained'] / 1e6:.0f} | "
+            f"{row['peak'] / 1e9:.1f} | {row['multiple_of_own_bytes']:.2f} | {told} | {sum(row['seconds'].values()):.0f} |"
         )
     return "\n".join(lines)
 
 
-def _told(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e9:.1f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("geometry", nargs="*", choices=[*RUNS, *LANGUAGE, []], help="default: all that are not small")
+    parser.add_argument("runs", nargs="*", choices=[*RUNS, *LANGUAGE, []], help="default: all that are not small")
     parser.add_argument("--output", type=Path, default=Path("out/large"))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
+    parser.add_argument("--pixels", type=int, help="side of pictures; default: small ones on a CPU, the model's own on a GPU")
+    parser.add_argument("--save", action="store_true", help="save the pipeline, and load it again with stock diffusers")
+    parser.add_argument(
+        "--lock", type=Path, help="a file: runs that are given the same one import at once, and measure in turn"
+    )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    if len(args.geometry) == 1:
-        row = (measure_language if args.geometry[0] in LANGUAGE else measure)(args.geometry[0])
-        (args.output / f"{args.geometry[0]}.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
+    if len(args.runs) == 1:
+        (name,) = args.runs
+        if name in LANGUAGE:
+            row = measure_language(name, args.device, args.lock)
+        else:
+            row = measure(name, args.device, args.pixels, args.save, args.lock)
+        (args.output / f"{name}.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
         print(json.dumps(row))
         return
-    names = args.geometry or [name for name in (*RUNS, *LANGUAGE) if not name.startswith("small")]
+    names = args.runs or [name for name in (*RUNS, *LANGUAGE) if not name.startswith("small")]
     for name in names:
         if not (args.output / f"{name}.json").is_file():
-            subprocess.run([sys.executable, __file__, name, "--output", str(args.output)], check=True)
+            given = ["--output", str(args.output), "--device", args.device, *(["--save"] if args.save else [])]
+            given += ["--pixels", str(args.pixels)] if args.pixels else []
+            subprocess.run([sys.executable, __file__, name, *given], check=True)
     print(table({name: json.loads((args.output / f"{name}.json").read_text(encoding="utf-8")) for name in names}))
 
 

@@ -261,13 +261,15 @@ def _draw_report(request: ErasureRequest, reporter: Reporter, last: bool) -> dic
     if not request.report_images:
         return {}
     texts = [prompt for prompt, _, _ in request.prompts.report]
+    stage = "report" if last else "before"
+    reporter.tell(stage, 0, len(dict.fromkeys(texts)) * request.report_images)
     return draw_pictures(
         request.pipe,
         texts,
         images_per_prompt=request.report_images,
         seed=request.args.seed,
         sampling=request.sampling,
-        on_batch=lambda step, total: reporter.tell("report" if last else "before", step, total),
+        on_batch=lambda step, total: reporter.tell(stage, step, total),
     )
 
 

@@ -86,6 +86,8 @@ def gather_material(request: ErasureRequest, reporter: Reporter) -> Material:
                 reporter.tell("pictures", done, total)
             return torch.cat(parts)
 
+        if total:
+            reporter.tell("pictures", 0, total)
         if forget_latents is None:
             forget_latents = draw(forget_texts, 0)
         if retain_latents is None:
@@ -237,6 +239,8 @@ def _fix_targets(
         jobs += [(examples, rule) for examples in forget]
     total, done = sum(len(examples) for examples, _ in jobs), 0
     family.denoiser.eval()
+    if total:
+        reporter.tell("targets", 0, total)
     for examples, rule in jobs:
         before = done
         # Forget examples: what the edited text layers make the rest of the original say.

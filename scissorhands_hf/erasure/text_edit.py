@@ -86,6 +86,7 @@ class TextEdit:
                 bar.update(count)
                 on_prompt(done, total)
 
+            tell(0)
             for start in range(0, len(edits), PROMPTS_AT_ONCE):
                 chunk = edits[start : start + PROMPTS_AT_ONCE]
                 old, new = (self._inputs([pair[side] for pair in chunk], latents) for side in (0, 1))

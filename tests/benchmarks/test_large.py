@@ -1,0 +1,54 @@
+"""`benchmarks/large.py` on tiny models: what it records, and the pipeline that it saves. On a GPU it was run by hand."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def large(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "benchmarks"), *sys.path])
+    module = importlib.import_module("large")
+    monkeypatch.setattr(module, "warm_up", lambda: None)
+    monkeypatch.setitem(module.SMALL, "tiny", ("tiny_stable_diffusion", 32, {}))
+    tiny_pipelines = importlib.import_module("tiny_pipelines")
+    for name in ("WIDTH", "CLIP_TOKENS"):
+        monkeypatch.setattr(tiny_pipelines, name, getattr(tiny_pipelines, name))
+    monkeypatch.setattr("scissorhands_hf.erasure.settings.LARGE_DENOISER", 50_000_000)
+    return module
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_a_run_records_each_stage_and_stock_diffusers_loads_what_it_saved(large, monkeypatch, offloaded, tmp_path):
+    settings = {"max_steps": 1, "trainable_target_modules": ["*.attn2.to_k*", "*.attn2.to_v*"]}
+    monkeypatch.setitem(large.RUNS, "small-tiny", large.Run("tiny", torch.bfloat16, 32, settings, offloaded))
+    row = large.measure("small-tiny", "cpu", None, True, tmp_path / "lock")
+    stages = ["make", "estimate", "checks", "pictures", "prompts", "targets", "sensitivity", "repair", "save"]
+    assert list(row["seconds"]) == stages and set(row["peaks"]) <= {*stages}
+    assert row["loaded"] == {
+        "class": "StableDiffusionPipeline", "dtype": "bfloat16", "same_weights": True, "picture": [32, 32, 3], "finite": True
+    }  # fmt: skip
+    assert row["pixels"] == 32 and row["offloaded"] is offloaded and row["trained"] < row["weights"]
+    assert row["estimated"] == row["estimate"]["peak"] and row["device"].endswith("threads")
+    assert "small-tiny | bfloat16 | 32 |" in large.table({"small-tiny": row})
+
+
+def test_a_language_model_goes_through_all_stages(large, monkeypatch):
+    monkeypatch.setitem(large.LANGUAGE, "tiny", large.LanguageModel(2, 16, 16, 2, 1, 64, 1))
+    row = large.measure_language("tiny", "cpu", None)
+    assert list(row["seconds"]) == ["make", "train", "sensitivity", "repair"] and row["tokens"] == 32
+    assert 0 < row["trained"] < row["weights"]
+
+
+def test_published_geometry_can_be_scaled(large):
+    import cards
+
+    pipe = cards.pipeline("Flux.1 dev", **large.QUARTER_FLUX)
+    config = pipe.transformer.config
+    assert (config.num_layers, config.num_single_layers, config.num_attention_heads) == (19, 38, 6)
+    assert pipe.text_encoder_2.config.d_model == config.joint_attention_dim == 1024
+    assert {weight.device.type for weight in pipe.transformer.parameters()} == {"meta"}
+    assert pipe.transformer.dtype == pipe.vae.dtype == torch.bfloat16
