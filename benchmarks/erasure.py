@@ -206,12 +206,12 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
 # ---- One run ----
 
 
-def run(
-    method: str, concept: str, seed: int, count: int, output: Path, extra: dict[str, Any], probe_images: int
-) -> dict[str, Any]:
+def run(method: str, concept: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Erase, measure, relearn."""
-    pipe = load_pipeline(CONTROLS[concept] if method == "control" else PIPELINE)
+    count, extra = options.images, options.settings
+    pipe = load_pipeline(CONTROLS[concept] if method == "control" else PIPELINE, options.device)
     result: dict[str, Any] = {"method": method, "concept": concept, "seed": seed, "images_per_prompt": count, **SAMPLING}
+    result["device"] = torch.cuda.get_device_name() if pipe.device.type == "cuda" else pipe.device.type
     erase = METHODS[method]
     if erase is not None:
         warm_up(pipe)
@@ -220,9 +220,9 @@ def run(
             account = erase(pipe, concept, seed, extra)
         result |= {**cost, "extra_settings": extra, "erasure": account}
     pipe.unet.eval()
-    result |= measure(pipe, concept, seed, count, output / "original_pictures")
-    if probe_images:
-        result["probes"] = probe(pipe, concept, seed, probe_images)
+    result |= measure(pipe, concept, seed, count, options.output / "original_pictures")
+    if options.probe_images:
+        result["probes"] = probe(pipe, concept, seed, options.probe_images)
     if method != "original":
         result["relearning"] = relearn(pipe, concept, seed, count)
     return result
@@ -234,13 +234,14 @@ def measure(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int, 
     pictures = draw(pipe, list(dict.fromkeys(question.prompt for question in asked)), count, seed)
     # A garment asked for in an erased colour is a kept question on prompts that are to change: not among the distances.
     kept = [q.prompt for q in asked if q.part == "kept" and concept not in q.prompt.split()]
-    same, other = (draw_original(cache, kept, count, number) for number in (seed, seed + 1000))
+    same, other = (draw_original(cache, kept, count, number, pipe.device) for number in (seed, seed + 1000))
     after, before, elsewhere = (
         judge_features([image for prompt in kept for image in part[prompt]]) for part in (pictures, same, other)
     )
     other_words = reworded(concept)
     texts = [question.prompt for question in other_words]
-    seen = [shares(part, other_words) for part in (draw_original(cache, texts, 6, seed), draw(pipe, texts, 6, seed))]
+    drawn = draw_original(cache, texts, 6, seed, pipe.device), draw(pipe, texts, 6, seed)
+    seen = [shares(part, other_words) for part in drawn]
     return {
         "reworded": {"before": float(np.mean(seen[0])), "after": float(np.mean(seen[1]))},
         "scores": [
@@ -294,6 +295,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=50, help="pictures for each prompt")
     parser.add_argument("--probe-images", type=int, default=100, help="pictures for each share of the probes; 0: no probes")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON with further settings of the method")
     parser.add_argument("--label", default="", help="ending of the method's name in the results, to tell --settings apart")
     parser.add_argument("--table", action="store_true", help="run nothing: print tables of what is there, draw relearning.png")
@@ -340,7 +342,7 @@ def main() -> None:
             if not mine or target.exists():
                 continue
             try:
-                result = run(method, concept, seed, options.images, options.output, options.settings, options.probe_images)
+                result = run(method, concept, seed, options)
             except Exception:  # the other runs are worth having
                 failures += 1
                 tqdm.write(f"{target.name} failed:\n{traceback.format_exc()}")

@@ -112,25 +112,27 @@ def reworded(concept: str) -> list[Question]:
     return [Question(make_prompt(*prompt), prompt[1], "reworded") for prompt in prompts]
 
 
-def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
+def load_pipeline(folder: Path = PIPELINE, device: str = "cpu") -> StableDiffusionPipeline:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(device)
 
 
 def draw(pipe: StableDiffusionPipeline, prompts: Sequence[str], count: int, seed: int) -> dict[str, list[Image.Image]]:
     return draw_pictures(pipe, prompts, images_per_prompt=count, seed=seed, sampling=SAMPLING, batch_size=50)
 
 
-def draw_original(folder: Path, prompts: Sequence[str], count: int, seed: int) -> dict[str, list[Image.Image]]:
+def draw_original(
+    folder: Path, prompts: Sequence[str], count: int, seed: int, device: torch.device
+) -> dict[str, list[Image.Image]]:
     """The original's pictures, from the folder where they were drawn before: concepts share most prompts."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = f"{count}-{seed}-{SAMPLING}"
     files = {p: folder / f"{hashlib.sha256(f'{settings}-{p}'.encode()).hexdigest()[:20]}.safetensors" for p in prompts}
     if missing := [prompt for prompt, file in files.items() if not file.exists()]:
-        for prompt, images in draw(load_pipeline(), missing, count, seed).items():
+        for prompt, images in draw(load_pipeline(device=device), missing, count, seed).items():
             partial = files[prompt].with_suffix(f".{os.getpid()}")
             safetensors.torch.save_file({"pixels": torch.tensor(np.stack([np.asarray(image) for image in images]))}, partial)
             os.replace(partial, files[prompt])
@@ -205,9 +207,10 @@ def real_images(split: str, count: int, seed: int, *, only: str | None = None, w
 
 @torch.no_grad()
 def encode(pipe: StableDiffusionPipeline, images: RealImages) -> tuple[Tensor, Tensor]:
-    """Latents (n, 4, 8, 8) and text states (n, tokens, width)."""
+    """Latents (n, 4, 8, 8) and text states (n, tokens, width), on the pipeline's device."""
     scale = pipe.vae.config.scaling_factor
-    latents = torch.cat([pipe.vae.encode(part).latent_dist.mean * scale for part in images.pixels.split(100)])
+    parts = images.pixels.to(pipe.device).split(100)
+    latents = torch.cat([pipe.vae.encode(part).latent_dist.mean * scale for part in parts])
     return latents, encode_texts(pipe, images.captions)
 
 
@@ -224,10 +227,10 @@ def encode_texts(pipe: StableDiffusionPipeline, texts: list[str]) -> Tensor:
 
 
 def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the predicted noise at random timesteps; the same generator state gives the same noise."""
+    """Mean squared error of the predicted noise at random times; the same state of the CPU's generator gives the same noise."""
     process = DDPMScheduler.from_config(pipe.scheduler.config)
-    noise = torch.randn(latents.shape, generator=generator)
-    times = torch.randint(process.config.num_train_timesteps, (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    times = torch.randint(process.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
     predicted = pipe.unet(process.add_noise(latents, noise, times), times, encoder_hidden_states=states).sample
     return torch.nn.functional.mse_loss(predicted, noise)
 
@@ -284,7 +287,7 @@ def relearn(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int) 
             pictures = draw(pipe, [q.prompt for q in prompts], -(-count // len(prompts)), seed)
             curve[str(step)] = float(np.mean(shares(pictures, prompts)))
         if step < RELEARN_STEPS[-1]:
-            rows = torch.randperm(len(latents), generator=generator)[:RELEARN_BATCH]
+            rows = torch.randperm(len(latents), generator=generator)[:RELEARN_BATCH].to(latents.device)
             denoising_loss(pipe, latents[rows], states[rows], generator).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
