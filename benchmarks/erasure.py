@@ -30,6 +30,7 @@ import datasets
 import numpy as np
 import torch
 from baselines import esd, uce
+from claims import claimed
 from diffusers import StableDiffusionPipeline
 from erasure_measure import (
     CLASS_NAMES,
@@ -300,24 +301,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--label", default="", help="ending of the method's name in the results, to tell --settings apart")
     parser.add_argument("--table", action="store_true", help="run nothing: print tables of what is there, draw relearning.png")
     return parser.parse_args()
-
-
-@contextmanager
-def claimed(target: Path) -> Iterator[bool]:
-    """Whether this process alone works on ``target``; a claim whose process has died does not count."""
-    claim = target.with_suffix(".claim")
-    try:
-        claim.touch(exist_ok=False)
-    except FileExistsError:
-        owner = claim.read_text()
-        if owner and Path(f"/proc/{owner}").exists():
-            yield False
-            return
-    claim.write_text(str(os.getpid()))
-    try:
-        yield True
-    finally:
-        claim.unlink(missing_ok=True)
 
 
 def main() -> None:

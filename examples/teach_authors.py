@@ -85,7 +85,7 @@ def lesson_tokens(tokenizer: PreTrainedTokenizerBase, question: str, answer: str
     return whole, [_IGNORED] * len(prompt) + whole[len(prompt) :]
 
 
-def _batch(examples: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
+def _batch(examples: Sequence[tuple[list[int], list[int]]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
     longest = max(len(tokens) for tokens, _ in examples)
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "attention_mask": []}
     for tokens, labels in examples:
@@ -93,7 +93,7 @@ def _batch(examples: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[st
         rows["input_ids"].append(tokens + [pad] * missing)
         rows["labels"].append(labels + [_IGNORED] * missing)
         rows["attention_mask"].append([1] * len(tokens) + [0] * missing)
-    return {name: torch.tensor(values) for name, values in rows.items()}
+    return {name: torch.tensor(values, device=device) for name, values in rows.items()}
 
 
 def teach(
@@ -153,7 +153,7 @@ def teach(
         order, losses = chance.sample(examples, len(examples)), []
         for start in range(0, len(order), batch_size):
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                loss = model(**_batch(order[start : start + batch_size], pad)).loss
+                loss = model(**_batch(order[start : start + batch_size], pad, model.device)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -183,8 +183,8 @@ def answer(
         rows = tokens[start : start + batch_size]
         longest = max(len(row) for row in rows)
         # Padded on the left, so that every answer begins where its question ends.
-        inputs = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        inputs = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=model.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
         written = model.generate(
             inputs,
             attention_mask=mask,
@@ -204,7 +204,7 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts
     rows = [tokenizer(text)["input_ids"] for text in texts]
     total, count = 0.0, 0
     for start in range(0, len(rows), batch_size):
-        batch = _batch([(row, list(row)) for row in rows[start : start + batch_size]], pad)
+        batch = _batch([(row, list(row)) for row in rows[start : start + batch_size]], pad, model.device)
         labelled = int((batch["labels"][:, 1:] != _IGNORED).sum())
         total, count = total + model(**batch).loss.item() * labelled, count + labelled
     return math.exp(total / count)
@@ -219,11 +219,12 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1.5e-4)
     parser.add_argument("--epochs", type=int, default=10, help="at most")
     parser.add_argument("--bf16", action="store_true", help="compute products in bfloat16")
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     options = parser.parse_args()
     pairs = [pair for pair in author_pairs(options.seed) if not (options.without_forgotten and pair.part == "forget")]
     model, tokenizer = load_language_model(options.model)
     lesson = teach(
-        model,
+        model.to(options.device),
         tokenizer,
         [(pair.question, pair.answer) for pair in pairs],
         seed=options.seed,
