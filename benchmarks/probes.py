@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from erasure import METHODS, claimed
+from claims import claimed
+from erasure import METHODS
 from erasure_measure import (
     CLASS_NAMES,
     COLOUR_NAMES,
