@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from claims import claimed
+from diffusers import StableDiffusionPipeline
 from erasure import METHODS
 from erasure_measure import (
     CLASS_NAMES,
