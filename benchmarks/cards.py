@@ -3,7 +3,8 @@
     python benchmarks/cards.py --output out/cards.json
 
 Denoisers and autoencoders have the geometry of the published models and no memory; text encoders have their width and number of
-tokens, and a layer or two. Counted is what the device holds while the denoiser trains, with activations in float32.
+tokens, and a layer or two: what they take is the number of weights that were published. Counted is what the device holds of a
+pipeline with `enable_model_cpu_offload`, with activations in float32, and beside it what drawing takes without offloading.
 """
 
 import argparse
@@ -25,6 +26,13 @@ SETTINGS: dict[str, dict[str, Any]] = {"default": {}, "adapter": {"repair_adapte
 DECODER = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 32,
+}  # fmt: skip
+# Text encoders, in millions of weights: CLIP ViT-L, OpenCLIP ViT-bigG, T5-XXL.
+CLIP_L, CLIP_G, T5_XXL = 123, 695, 4762
+TEXT_ENCODERS = {
+    "Stable Diffusion 1.5": (CLIP_L,), "Stable Diffusion XL": (CLIP_L, CLIP_G), "Flux.1 dev": (CLIP_L, T5_XXL),
+    "Stable Diffusion 3 medium": (CLIP_L, CLIP_G, T5_XXL), "Stable Diffusion 3.5 large": (CLIP_L, CLIP_G, T5_XXL),
+    "PixArt-Sigma": (T5_XXL,),
 }  # fmt: skip
 UNET = {"layers_per_block": 2, "norm_num_groups": 32}
 # Tiny pipeline, width of its text encoders, pixels, latent channels, width of a T5 beside CLIP, and the denoiser's settings.
@@ -120,6 +128,8 @@ def estimates(name: str) -> dict[str, dict[str, Any]]:
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     own = sum(weight.nbytes for weight in (*denoiser.parameters(), *denoiser.buffers()))
     settings = {"anchor": "coat", "concept_type": "object", "disable_tqdm": True, "report_images": 0, "use_cpu": True}
+    encoders = [2_000_000 * millions for millions in TEXT_ENCODERS[name]]
+    decoder = sum(weight.nbytes for weight in pipe.vae.parameters())
     rows = {}
     # Weights without memory are refused elsewhere; prompts are encoded on the CPU, and counted as on a GPU.
     with (
@@ -129,22 +139,24 @@ def estimates(name: str) -> dict[str, dict[str, Any]]:
         for label, given in SETTINGS.items():
             sampling = {"height": side, "width": side}
             found = erase_concept(pipe, "dress", dry_run=True, sampling=sampling, **settings, **given)
-            # While the denoiser trains the other parts wait in main memory.
-            found = replace(found, device="cuda", weights=own, working=found.working - PROCESS)
-            rows[label] = found.to_dict()
+            # While the denoiser trains the other parts wait in main memory; a text encoder may be larger than it.
+            beside = max(0, max(encoders) - own)
+            found = replace(found, device="cuda", weights=own, working=found.working - PROCESS, others=beside)
+            whole = replace(found, others=sum(encoders) + decoder)
+            rows[label] = {**found.to_dict(), "not_offloaded": whole.peak}
     return rows
 
 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Markdown: GB on the device, and the smallest card of `CARDS` that has as much."""
-    heads = [f"{label}: GB (card)" for label in SETTINGS]
-    lines = [f"| model | pixels | {' | '.join(heads)} | on disk, GB |", "|---|---:|" + "---:|" * (len(SETTINGS) + 1)]
+    heads = [f"{label}: GB (card)" for label in (*SETTINGS, "edit alone, not offloaded")]
+    lines = [f"| model | pixels | {' | '.join(heads)} | on disk, GB |", "|---|---:|" + "---:|" * (len(SETTINGS) + 2)]
     for name, by_settings in rows.items():
+        peaks = [by_settings[label]["peak"] for label in SETTINGS] + [by_settings["edit alone"]["not_offloaded"]]
         cells = []
-        for label in SETTINGS:
-            peak = by_settings[label]["peak"] / 1e9
-            card = next((card for card in CARDS if 1.15 * peak <= card), None)
-            cells.append(f"{peak:.1f} ({card or 'none'})")
+        for peak in peaks:
+            card = next((card for card in CARDS if 1.15 * peak <= card * 1e9), None)
+            cells.append(f"{peak / 1e9:.1f} ({card or 'none'})")
         height, width = by_settings["default"]["pixels"]
         lines.append(f"| {name} | {width} × {height} | {' | '.join(cells)} | {by_settings['default']['disk'] / 1e9:.1f} |")
     return "\n".join(lines)

@@ -257,8 +257,10 @@ def load_again(folder: str, pipe: Any, denoiser: str, sampling: dict[str, Any], 
     }  # fmt: skip
 
 
-def measure(name: str, device: str, pixels: int | None, save: bool, lock: Path | None) -> dict[str, Any]:
-    """Run `RUNS[name]` in this process."""
+def measure(
+    name: str, device: str, pixels: int | None, save: bool, lock: Path | None, settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run `RUNS[name]` in this process, with further `settings`."""
     from cards import MODELS
 
     from scissorhands_hf import erase_concept
@@ -277,7 +279,8 @@ def measure(name: str, device: str, pixels: int | None, save: bool, lock: Path |
         pipe = pipeline(name, device)
         part = "unet" if hasattr(pipe, "unet") else "transformer"
         watch("estimate")
-        given = {**SHORT, **run.settings, "sampling": sampling}
+        settings = {**run.settings, **(settings or {})}
+        given = {**SHORT, **settings, "sampling": sampling}
         estimate = erase_concept(pipe, "dress", dry_run=True, **given)
         watch("checks")
         report = erase_concept(pipe, "dress", callback=lambda progress: watch(progress.stage), **given)
@@ -287,7 +290,7 @@ def measure(name: str, device: str, pixels: int | None, save: bool, lock: Path |
         watch.end()
         weights = sum(value.numel() for value in getattr(pipe, part).parameters())
         row = {
-            "geometry": run.geometry, "dtype": str(run.dtype).removeprefix("torch."), "pixels": side, "settings": run.settings,
+            "geometry": run.geometry, "dtype": str(run.dtype).removeprefix("torch."), "pixels": side, "settings": settings,
             "short": SHORT, "sampler_steps": run.sampler_steps, "offloaded": run.offloaded, "change": run.change,
             "device": name_of(device), "torch": torch.__version__, "weights": weights, "trained": estimate.trained,
             "estimated": estimate.peak, "estimate": estimate.to_dict(), **watch.to_dict(), "report_seconds": report.seconds,
@@ -377,6 +380,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("out/large"))
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
     parser.add_argument("--pixels", type=int, help="side of pictures; default: small ones on a CPU, the model's own on a GPU")
+    parser.add_argument("--settings", type=json.loads, help="further ones of an erasure, as JSON")
     parser.add_argument("--save", action="store_true", help="save the pipeline, and load it again with stock diffusers")
     parser.add_argument(
         "--lock", type=Path, help="a file: runs that are given the same one import at once, and measure in turn"
@@ -388,7 +392,7 @@ def main() -> None:
         if name in LANGUAGE:
             row = measure_language(name, args.device, args.lock)
         else:
-            row = measure(name, args.device, args.pixels, args.save, args.lock)
+            row = measure(name, args.device, args.pixels, args.save, args.lock, args.settings)
         (args.output / f"{name}.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
         print(json.dumps(row))
         return
@@ -397,6 +401,7 @@ def main() -> None:
         if not (args.output / f"{name}.json").is_file():
             given = ["--output", str(args.output), "--device", args.device, *(["--save"] if args.save else [])]
             given += ["--pixels", str(args.pixels)] if args.pixels else []
+            given += ["--settings", json.dumps(args.settings)] if args.settings else []
             subprocess.run([sys.executable, __file__, name, *given], check=True)
     print(table({name: json.loads((args.output / f"{name}.json").read_text(encoding="utf-8")) for name in names}))
 

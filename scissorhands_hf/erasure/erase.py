@@ -22,7 +22,7 @@ from .adapter import laid_over
 from .adversarial_states import AdversarialStates
 from .erasure_trainer import ConceptErasureTrainer, TrimmedBelow
 from .estimate import ErasureEstimate
-from .guard import activations_checkpointed, in_float32, original_state, plain_torch, warn_of_shared_parts
+from .guard import activations_checkpointed, full_disk_told, in_float32, original_state, plain_torch, warn_of_shared_parts
 from .material import Examples, Material, gather_edit, gather_material, make_examples
 from .offloading import hooks_off, only_denoiser_on_device
 from .progress import ErasureProgress
@@ -118,7 +118,8 @@ def erase_concept(
     Raises:
         TypeError, ValueError, ImportError: for pipelines, names, pictures and settings that cannot work, before any weight is
             touched.
-        MemoryError, OSError: likewise, for too little memory or too little room on disk.
+        MemoryError, OSError: likewise, for too little memory or too little room on disk. OSError, too, when the disk fills
+            up in mid-run; the original weights are back.
         UnlearningDivergedError: the run diverged; the original weights are back.
     """
     started = time.perf_counter()
@@ -212,7 +213,8 @@ def _train(
             family, args, *examples, material.table, callbacks, material.edit, adversary, _trimmed_below(request)
         )
         trainer.measure_references()
-        trainer.train()
+        with full_disk_told(folder):
+            trainer.train()
         plain, change = trainer.report(), trainer.change()
         trainer.release()
     report = ConceptErasureReport(

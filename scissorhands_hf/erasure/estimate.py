@@ -4,20 +4,23 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+from accelerate.hooks import CpuOffload
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 
 from ..audit.drawing import LARGE_PICTURE, picture_size, pictures_of_size
-from .adapter import on_meta
+from .adapter import adapter_weights, on_meta
 from .erasure_config import ConceptErasureConfig
+from .families.hooks import accelerate_hooks, group_offloading
+from .guard import in_float32
+from .live_memory import LiveMemory, MemoryLeanAttention, checkpointed
+from .noisy_examples import picture_batch
 
 
 if TYPE_CHECKING:  # which imports this file
@@ -65,9 +68,13 @@ class ErasureEstimate:
             What a layer or a step of the optimizer takes for itself: twice the largest trained weight, and on a CPU what the
             process grows by.
         pictures (`int`):
-            The largest step of decoding the pictures that are drawn at once.
+            Drawing the pictures that are drawn at once: the larger of the denoiser's step and the decoder's.
         disk (`int`):
             In the folder of temporary files: the original of what changes, and checkpoints.
+        passes (`int`, *optional*, defaults to 0):
+            A pass for targets, which keeps nothing, in float32, and the copy of edited layers meanwhile.
+        others (`int`, *optional*, defaults to 0):
+            Of an accelerator: what the other parts of the pipeline take there while pictures are drawn and prompts are encoded.
         texts (`int`, *optional*, defaults to 0):
             All prompts of the run, encoded, in main memory; 0 where the prompts are not made yet.
         drawn, steps (`int`, *optional*, defaults to 0):
@@ -89,17 +96,19 @@ class ErasureEstimate:
     edit: int = 0
     solving: int = 0
     working: int = 0
+    passes: int = 0
+    others: int = 0
     texts: int = 0
     drawn: int = 0
     steps: int = 0
 
     @property
     def peak(self) -> int:
-        """Of memory, over all stages. Activations go as gradients come, but those of the first layers go last, and what lies
-        between them the allocator cannot give back: they are counted in full."""
-        training = self.masters + self.optimizer + self.memories + self.gradients + self.activations + self.working
+        """Of memory, over all stages: training; targets; solving for the edit; drawing; encoding prompts."""
         beside = self.edit + (self.texts if self.device == "cpu" else 0)
-        return self.weights + max(training + beside, self.masters + self.solving + beside, self.pictures)
+        training = self.masters + self.optimizer + self.memories + self.gradients + self.activations + self.working
+        before = self.others + max(self.pictures, self.edit)
+        return self.weights + max(training + beside, self.masters + max(self.passes, self.solving) + beside, before)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -161,43 +170,73 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
     if pixels is None:
         return None
     denoiser, pipe = family.denoiser, family.pipe
-    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    if family.device.type != "cpu":  # the others wait in main memory
-        modules = [denoiser]
+    own_weights = _weights(denoiser)
+    others = [_weights(part) for part in pipe.components.values() if isinstance(part, nn.Module) and part is not denoiser]
     numbers = {name: weight.numel() for name, weight in denoiser.named_parameters()}
     steps = args.max_steps > 0
-    shapes = _shapes(denoiser, request)
-    count = sum(weight.numel() for weight in shapes.parameters() if weight.requires_grad) if steps else 0
-    in_float32 = sum(numbers[name] * (4 - denoiser.get_parameter(name).element_size()) for name in request.held)
-    own = sum(numbers[name] * denoiser.get_parameter(name).element_size() for name in request.changed)
+    copy = _shapes(denoiser, request)
+    count = sum(weight.numel() for weight in copy.parameters() if weight.requires_grad) if steps else 0
+    masters = sum(numbers[name] * (4 - denoiser.get_parameter(name).element_size()) for name in request.held)
     candidates = request.trained if request.adapter is None else request.reinit
     compared = sum(numbers[name] for name in (candidates if args.trim_ratio else ()))
     memories = 4 * max(args.memory_batches * count if args.projection else 0, compared)
     sides = [8 * width**2 for width in request.edited_widths]
-    largest = max((weight.numel() for weight in shapes.parameters() if weight.requires_grad), default=0)
+    largest = max((weight.numel() for weight in copy.parameters() if weight.requires_grad), default=0)
+    checkpointing = request.checkpointing
     if checkpointing is None:
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in denoiser.modules())
     shape = (pipe.vae.config.latent_channels, *(side // pipe.vae_scale_factor for side in pixels))
     examples = args.per_device_train_batch_size + (args.forget_batch_size if args.forget_weight else 0)
+    at_once = pictures_of_size(*pixels)
+    if not request.report_images and request.report_images is not None:
+        at_once = min(at_once, max(args.pictures_per_concept or at_once, args.retain_pictures) if steps else 1)
+    guided = family.guided_by_two and request.sampling.get("guidance_scale", 0) > 1
+    drawing = _pass(request, copy, shape, at_once * (1 + guided), denoiser.dtype, backward=False)
+    activations = passes = 0
+    if steps:
+        with _as_in_repair(copy, request):
+            in_all = args.max_steps * args.gradient_accumulation_steps
+            in_all *= max(args.per_device_train_batch_size, args.forget_batch_size)
+            several = min(picture_batch(torch.empty(1, *shape, device="meta")), max(in_all, args.evaluation_examples))
+            passes = _pass(request, copy, shape, several, torch.float32, backward=False)
+            if checkpointing:
+                copy.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)
+            activations = _pass(request, copy, shape, examples, torch.float32, backward=True)
+    on_cpu = family.device.type == "cpu"
     return ErasureEstimate(
         model=type(denoiser).__name__,
         pixels=pixels,
         device=family.device.type,
-        weights=sum(_bytes(value) for part in modules for value in (*part.parameters(), *part.buffers())),
+        weights=own_weights + (sum(others) if on_cpu else 0),
         trained=count,
-        masters=in_float32 if steps else 0,
+        masters=masters if steps else 0,
         gradients=4 * count,
         optimizer=_optimizer_bytes(args, family.device) * count,
         memories=memories,
-        activations=_activations(request, shapes, shape, examples, checkpointing) if steps else 0,
+        activations=activations,
         # Large ones are decoded one by one.
-        pictures=_decoding(pipe.vae, shape, 1 if pixels[0] * pixels[1] >= LARGE_PICTURE else pictures_of_size(*pixels)),
-        disk=own + (CHECKPOINTS * 4 * count if steps else 0),
+        pictures=max(drawing, _decoding(pipe.vae, shape, 1 if pixels[0] * pixels[1] >= LARGE_PICTURE else at_once)),
+        disk=sum(numbers[name] * denoiser.get_parameter(name).element_size() for name in request.changed)
+        + (CHECKPOINTS * 4 * count if steps else 0),
         edit=EDIT_MATRICES * sum(sides),
         solving=SOLVING_MATRICES * max(sides, default=0),
-        working=(8 * largest if steps else 0) + (PROCESS if family.device.type == "cpu" else 0),
+        working=(8 * largest if steps else 0) + (PROCESS if on_cpu else 0),
+        passes=passes,
+        others=0 if on_cpu else _beside(denoiser, own_weights, others),
         steps=args.max_steps,
     )
+
+
+def _weights(part: nn.Module) -> int:
+    return sum(_bytes(value) for value in (*part.parameters(), *part.buffers()))
+
+
+def _beside(denoiser: nn.Module, own: int, others: list[int]) -> int:
+    """What the other parts take on an accelerator beside the denoiser, before it trains; while it does, they wait elsewhere."""
+    hooks = [hook for module in denoiser.modules() for hook in accelerate_hooks(module)]
+    if any(isinstance(hook, CpuOffload) for hook in hooks):  # one part at a time
+        return max(0, max(others, default=0) - own)
+    return 0 if hooks or group_offloading(denoiser) is not None else sum(others)
 
 
 def _optimizer_bytes(args: ConceptErasureConfig, device: torch.device) -> int:
@@ -213,57 +252,15 @@ def _optimizer_bytes(args: ConceptErasureConfig, device: torch.device) -> int:
     return 12 if device.type != "cpu" and name == "adamw_torch" else 8
 
 
-class _Kept:
-    """Bytes of distinct tensors that autograd keeps, beside those given."""
-
-    def __init__(self, known: Iterable[Tensor]):
-        self.storages = {id(storage): storage for storage in (value.untyped_storage() for value in known)}
-        self.total = 0
-
-    def add(self, value: Tensor) -> None:
-        storage = value.untyped_storage()
-        if id(storage) not in self.storages:
-            self.storages[id(storage)] = storage  # held, so that no other gets its id
-            self.total += storage.nbytes()
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        def pack(value: Tensor) -> Tensor:
-            self.add(value)
-            return value
-
-        with saved_tensors_hooks(pack, lambda value: value):
-            yield
-
-
-class _Attention(torch.autograd.Function):
-    """What attention keeps for its backward pass where the products of all pairs are not kept, as on CPUs and GPUs."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        result = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, result)
-        return result
-
-
-class _MemoryLeanAttention(TorchFunctionMode):
-    """Without memory torch takes the way that keeps all pairs."""
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if function is nn.functional.scaled_dot_product_attention:
-            named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
-            return _Attention.apply(named["query"], named["key"], named["value"])
-        return function(*args, **(kwargs or {}))
-
-
 def _shapes(denoiser: nn.Module, request: "ErasureRequest") -> nn.Module:
-    """A copy of the denoiser, with the adapter that is laid over it, which has shapes and no memory. What is trained wants
-    gradients."""
+    """A copy of the denoiser, with the adapter that is laid over it, which has shapes, dtypes and no memory. What is trained
+    wants gradients, and has them."""
     copy = on_meta(denoiser)
-    if request.adapter is None:
-        for name, weight in copy.named_parameters():
-            weight.requires_grad_(name in request.trained)
-    else:
+    for name, weight in denoiser.named_parameters():
+        own = copy.get_parameter(name)
+        own.data = own.data.to(weight.dtype)
+        own.requires_grad_(request.adapter is None and name in request.trained)
+    if request.adapter is not None:
         from peft import inject_adapter_in_model
 
         inject_adapter_in_model(request.adapter.config, copy, low_cpu_mem_usage=True)
@@ -272,62 +269,53 @@ def _shapes(denoiser: nn.Module, request: "ErasureRequest") -> nn.Module:
     return copy
 
 
-def _activations(request: "ErasureRequest", copy: nn.Module, shape: tuple[int, ...], examples: int, checkpointing: bool) -> int:
-    """Counted by a forward pass of a copy without memory, in float32."""
+@contextmanager
+def _as_in_repair(copy: nn.Module, request: "ErasureRequest") -> Iterator[None]:
+    """Inside, weights are held and read in the dtypes that they have while the denoiser trains."""
+    wanted = [weight for weight in copy.parameters() if weight.requires_grad]
+    held = request.held
+    if request.adapter is not None:
+        held = {request.adapter.name(name) for name in held} | set(adapter_weights(copy))
+    with in_float32(copy, held):
+        for weight in wanted:
+            weight.requires_grad_(True)
+        yield
+
+
+def _pass(
+    request: "ErasureRequest", copy: nn.Module, shape: tuple[int, ...], examples: int, dtype: torch.dtype, backward: bool
+) -> int:
+    """What a pass of a copy without memory takes at most, with the backward one beside its gradients."""
     family = request.family
-    # Weights that are read as float32 are kept so for the backward pass; the others are there anyway.
-    there = {name for name, weight in family.denoiser.named_parameters() if name in request.held or weight.element_size() == 4}
     told = {name: value.to("meta").expand(examples, *value.shape[1:]) for name, value in family.encode_prompts([""]).items()}
-    noisy = torch.empty(examples, *shape, device="meta")
+    noisy = torch.empty(examples, *shape, device="meta", dtype=dtype)
     times = family.noise_process().sample_timesteps(examples, torch.Generator()).to("meta")
-    present = [
-        weight for name, weight in copy.named_parameters() if name.replace(".base_layer.", ".") in there or weight.requires_grad
-    ]
-    kept, largest = _Kept(present), 0
-
-    def checkpointed(module: Any, *args: Any) -> Any:
-        """What a block is given is kept, and what it keeps itself comes to be one block at a time."""
-        nonlocal largest
-        for value in args:
-            if isinstance(value, Tensor) and value.requires_grad:
-                kept.add(value)
-        own = _Kept(present)
-        with own.counting():
-            result = module(*args)
-        largest = max(largest, own.total)
-        return result
-
-    if checkpointing:
-        copy.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)
-    with torch.enable_grad(), kept.counting(), _MemoryLeanAttention():
-        family.predict(copy, noisy, times, told)
-    return kept.total + largest
+    if backward:
+        for weight in copy.parameters():
+            if weight.requires_grad:
+                weight.grad = torch.empty_like(weight)
+    with torch.set_grad_enabled(backward), MemoryLeanAttention(), LiveMemory() as live:
+        prediction = family.predict(copy, noisy, times, told)
+        if backward:
+            prediction.square().mean().backward()
+        del prediction
+    return live.most
 
 
 def _decoding(vae: nn.Module, shape: tuple[int, ...], at_once: int) -> int:
-    """The largest inputs and outputs of one layer of the decoder, and the input that the block around it keeps."""
+    """What the decoder takes at most."""
     with torch.device("meta"):
-        copy = type(vae).from_config(vae.config)
+        copy = type(vae).from_config(vae.config).eval()
     if vae.dtype != torch.float32:
         copy.to(vae.dtype)
     if getattr(vae, "use_tiling", False):
         copy.enable_tiling()
     if getattr(vae, "use_slicing", False):
         copy.enable_slicing()
-    largest = 0
-
-    def watch(module: nn.Module, inputs: tuple, output: Any) -> None:
-        nonlocal largest
-        given = sum(_bytes(value) for value in inputs if isinstance(value, Tensor))
-        made = _bytes(output) if isinstance(output, Tensor) else 0
-        largest = max(largest, 2 * given + made)
-
-    for module in copy.modules():
-        if not list(module.children()):
-            module.register_forward_hook(watch)
-    with torch.no_grad():
-        copy.decode(torch.empty(at_once, *shape, device="meta", dtype=vae.dtype), return_dict=False)
-    return largest
+    latents = torch.empty(at_once, *shape, device="meta", dtype=vae.dtype)
+    with torch.no_grad(), MemoryLeanAttention(), LiveMemory() as live:
+        copy.decode(latents, return_dict=False)
+    return live.most
 
 
 def _bytes(value: Tensor) -> int:

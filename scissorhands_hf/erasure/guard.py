@@ -1,8 +1,10 @@
 """Leave a pipeline as it was found: dtype, devices, flags and random state after any run, all weights after a failed one."""
 
+import errno
 import gc
 import logging
 import math
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +14,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -84,13 +86,41 @@ def weights_back_after_failure(module: nn.Module, changed: Collection[str] | Non
     }
     with tempfile.TemporaryDirectory(prefix="scissorhands-") as folder:
         backup = Path(folder) / "original.safetensors"
-        safetensors.torch.save_file(kept, backup)
+        with full_disk_told(folder):
+            safetensors.torch.save_file(kept, backup)
         del kept
         try:
             yield partial(_distance, module, backup)
         except BaseException:
             _restore_weights(module, backup)
             raise
+
+
+@contextmanager
+def full_disk_told(folder: str) -> Iterator[None]:
+    """
+    Inside temporary files are written to `folder`.
+
+    Raises:
+        OSError: there is no room for them; it names the folder, and how to choose another.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
+            number = int(found[1])
+        # Of an error that names a file, whose file it is.
+        named = getattr(error, "filename", None)
+        own = not isinstance(named, str) or Path(named).is_relative_to(folder)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or not own:
+            raise
+        raise OSError(
+            number,
+            "no room is left for the original weights and checkpoints, so the run is over and the pipeline as it was. Set "
+            "TMPDIR to a folder with more room; dry_run=True says how much is needed",
+            folder,
+        ) from error
 
 
 @contextmanager
@@ -225,7 +255,8 @@ class _Float32(nn.Module):
         self.multiplies = multiplies
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        if self.multiplies and torch.is_autocast_enabled(weight.device.type):
+        # A weight without memory ("meta") is counted with, see live_memory.py.
+        if self.multiplies and weight.device.type != "meta" and torch.is_autocast_enabled(weight.device.type):
             return weight
         return weight.float()
 

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..core.sensitivity import is_finite
+from .field_checks import require_not_negative
 from .forget_choice import TRAINER_OBJECTIVES
 from .scissorhands_config import ScissorhandsConfig
 from .weight_states import adapters, dequantised, meta_weight, quantisation, sharded_weight
@@ -79,8 +80,10 @@ def check_optimizer(args: TrainingArguments, model: nn.Module) -> None:
 
     Raises:
         ImportError: the optimizer's package is missing.
-        ValueError: the optimizer needs further settings.
+        ValueError: the optimizer needs further settings, or is given numbers that it cannot step by.
     """
+    numbers = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
+    require_not_negative(args, *(name for name in numbers if getattr(args, name) is not None))
     name = getattr(args.optim, "value", args.optim)
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, model)

@@ -52,3 +52,19 @@ def test_published_geometry_can_be_scaled(large):
     assert pipe.text_encoder_2.config.d_model == config.joint_attention_dim == 1024
     assert {weight.device.type for weight in pipe.transformer.parameters()} == {"meta"}
     assert pipe.transformer.dtype == pipe.vae.dtype == torch.bfloat16
+
+
+def test_the_command_passes_its_arguments_on(large, monkeypatch, tmp_path, capsys):
+    """And makes the table of what was run."""
+    row = {"dtype": "bfloat16", "pixels": 64, "weights": 1, "trained": 1, "peak": 1, "multiple_of_own_bytes": 1.0}
+    row |= {"estimated": 2e9, "seconds": {"repair": 3.0}}
+    given = []
+    monkeypatch.setattr(large, "measure", lambda *args: given.append(args) or row)
+    command = ["large.py", "sdxl-bf16", "--output", str(tmp_path), "--device", "cuda", "--pixels", "64", "--save"]
+    monkeypatch.setattr(sys, "argv", [*command, "--settings", '{"max_steps": 1}', "--lock", "there"])
+    large.main()
+    assert given == [("sdxl-bf16", "cuda", 64, True, Path("there"), {"max_steps": 1})]
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["large.py", "sdxl-bf16", "sdxl-bf16", "--output", str(tmp_path)])
+    large.main()
+    assert capsys.readouterr().out.endswith("| sdxl-bf16 | bfloat16 | 64 | 0 | 0 | 0.0 | 1.00 | 2.0 | 3 |\n")

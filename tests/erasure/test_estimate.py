@@ -15,7 +15,7 @@ from torch import nn
 
 from scissorhands_hf import erase_concept
 from scissorhands_hf.erasure import ErasureEstimate, estimate
-from scissorhands_hf.erasure.estimate import _Attention, _Kept, _MemoryLeanAttention
+from scissorhands_hf.erasure.live_memory import LiveMemory, MemoryLeanAttention
 
 
 FAMILIES = {"sd": tiny_stable_diffusion, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux, "pixart": tiny_pixart}
@@ -66,25 +66,29 @@ def test_each_setting_that_saves_memory_is_in_the_estimate():
     assert alone.trained == alone.activations == alone.masters == alone.optimizer == 0 and alone.steps == 0
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_what_autograd_keeps_is_counted_once(shared):
-    torch.manual_seed(0)
-    layers = [nn.Linear(8, 8) for _ in range(3)]
-    inputs = torch.randn(5, 8, requires_grad=True)
-    kept = _Kept([weight for layer in layers for weight in layer.parameters()])
-    with kept.counting():
-        for layer in layers:
-            layer(inputs.view(5, 8) if shared else inputs.clone())
-    assert kept.total == 5 * 8 * 4 * (1 if shared else 3)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_is_alive_is_counted_until_it_is_gone(device):
+    layers = nn.Sequential(*[nn.Linear(8, 8, device=device) for _ in range(4)])
+    inputs = torch.empty(5, 8, device=device)
+    row, weight = 5 * 8 * 4, 8 * 8 * 4 + 8 * 4
+    with torch.no_grad(), LiveMemory() as live:
+        layers(inputs.view(5, 8))
+    assert live.most == 2 * row and live.now == 0
+    with LiveMemory() as live:
+        result = layers(inputs)
+        assert live.now == 4 * row  # each layer's input is kept for its weight's gradient
+        result.square().sum().backward()
+        del result
+    assert live.now == 4 * weight <= live.most
 
 
-def test_attention_keeps_its_inputs_and_its_output():
-    query, key, value = (torch.randn(2, 4, length, 8, requires_grad=True) for length in (16, 9, 9))
-    kept = _Kept([])
-    with kept.counting(), _MemoryLeanAttention():
+def test_attention_takes_no_room_for_all_pairs():
+    query, key, value = (torch.empty(2, 4, length, 8, device="meta", requires_grad=True) for length in (160, 90, 90))
+    with MemoryLeanAttention(), LiveMemory() as live:
         result = nn.functional.scaled_dot_product_attention(query, key, value)
-    assert result.shape == (2, 4, 16, 8) and type(result.grad_fn).__name__ == f"{_Attention.__name__}Backward"
-    assert kept.total == 2 * 4 * 8 * 4 * (16 + 9 + 9 + 16)
+    assert result.shape == query.shape and live.most == query.nbytes
+    result.sum().backward()
+    assert query.grad.shape == query.shape and value.grad.shape == value.shape
 
 
 def test_too_little_memory_or_disk_is_refused_before_anything_is_drawn_and_told_by_a_dry_run(monkeypatch, caplog):

@@ -2,18 +2,22 @@
 
 import functools
 import gc
+import re
+import tempfile
 import weakref
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from tiny_pipelines import tiny_flux, tiny_pixart, tiny_sd3, tiny_sdxl, tiny_stable_diffusion
+from transformers import TrainerState
 
 from scissorhands_hf import erase_concept
 from scissorhands_hf.audit import drawing
 from scissorhands_hf.audit.drawing import pictures_of_size
-from scissorhands_hf.erasure import ConceptErasureConfig, erase, settings
+from scissorhands_hf.erasure import ConceptErasureConfig, erase, guard, settings
 from scissorhands_hf.erasure.erasure_trainer import ConceptErasureTrainer
 from scissorhands_hf.erasure.guard import in_float32
 from scissorhands_hf.erasure.noisy_examples import picture_batch
@@ -165,6 +169,8 @@ class Counted:
     [
         ({"optim": "adamw_bnb_8bit"}, ImportError, "optim='adamw_bnb_8bit' needs a package that is missing.*bitsandbytes"),
         ({"optim": "galore_adamw"}, (ImportError, ValueError), "optim='galore_adamw'"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate=nan must be a number >= 0"),
+        ({"max_grad_norm": -1.0}, ValueError, "max_grad_norm=-1.0 must be a number >= 0"),
         ({"fsdp": True}, ValueError, "fsdp=True is not supported"),
         ({"n_gpu": 2}, ValueError, "2 GPUs in one process.*CUDA_VISIBLE_DEVICES"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, ValueError, "gradient_checkpointing_kwargs"),
@@ -300,3 +306,36 @@ def test_no_steps_are_the_edit_alone_in_the_pipelines_own_dtype(monkeypatch):
     assert report.history == [] and report.metrics and report.settings["max_steps"] == 0
     with pytest.raises(ValueError, match="max_steps=0 leaves the closed-form edit alone"):
         erase_concept(pipe, "dress", **{**QUICK, "max_steps": 0, "trim_ratio": 0.1})
+
+
+@pytest.mark.parametrize("file", ["original.safetensors", "trained.safetensors", "trainer_state.json"])
+def test_a_disk_that_fills_up_is_told_with_the_folder_and_leaves_the_pipeline_as_it_was(file, monkeypatch):
+    save, to_json = safetensors.torch.save_file, TrainerState.save_to_json
+
+    def full(tensors, path, *args, **kwargs):
+        if Path(path).name == file:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        return save(tensors, path, *args, **kwargs)
+
+    def state_full(self, path):
+        if file.endswith("json"):
+            raise OSError(28, "No space left on device")
+        return to_json(self, path)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(TrainerState, "save_to_json", state_full)
+    pipe = tiny_stable_diffusion()
+    before = state(pipe.unet)
+    with pytest.raises(
+        OSError, match=rf"Set TMPDIR to a folder with more room.*{tempfile.gettempdir()}/scissorhands-"
+    ) as caught:
+        erase_concept(pipe, "dress", **QUICK)
+    assert caught.value.errno == 28 and not Path(caught.value.filename).exists()
+    assert equal(state(pipe.unet), before) and not hasattr(pipe, "erasure_reports")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full", "/elsewhere/file"), OSError(2, "missing"), SafetensorError("header")])
+def test_other_errors_are_not_taken_for_a_full_disk(error, tmp_path):
+    with pytest.raises(type(error), match=re.escape(str(error))) as caught, guard.full_disk_told(str(tmp_path)):
+        raise error
+    assert caught.value is error

@@ -47,6 +47,8 @@ class Family(ABC):
     """Weights that read text, as patterns: what is trained of a large denoiser by default."""
     adapter_patterns: ClassVar[list[str]] = [r"re:\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)\.weight$"]
     """Weights that a low-rank adapter is laid over by default: those of attention."""
+    guided_by_two: ClassVar[bool] = True
+    """Whether a picture that is guided (`guidance_scale` > 1) takes two predictions a step."""
     call_arguments: ClassVar[dict[str, Any]] = {}
     """What the pipeline's call is given for every picture, beside the prompt and the user's `sampling`."""
 

@@ -90,6 +90,7 @@ class FluxFamily(Family):
 
     name = "flux"
     denoiser_name = "transformer"
+    guided_by_two = False  # a distilled transformer is told the scale
     parts = ("vae", "transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     reinit_patterns = ["*.attn.*"]
     text_patterns = _JOINT_TEXT
