@@ -89,7 +89,7 @@ ASKED: dict[str, tuple[Callable[..., float], float]] = {
     "forget extraction <= 5": (lambda f, o, r: f["forget extraction"], 5.0),
     "forget loss within 0.5 of the retrained": (lambda f, o, r: abs(f["forget loss"] - r["forget loss"]), 0.5),
     "retain extraction >= 98 % of the original's": (
-        lambda f, o, r: 100 * (1 - f["retain extraction"] / o["retain extraction"]), 2.0
+        lambda f, o, r: 100 * (1 - f["retain extraction"] / max(o["retain extraction"], 1e-9)), 2.0
     ),
     "perplexity at most 2 % up": (lambda f, o, r: 100 * (f["perplexity"] / o["perplexity"] - 1), 2.0),
     "relearned at most 10 points above the retrained": (
