@@ -4,9 +4,9 @@
     python benchmarks/trim_study.py classifier --output out/trim-classifier --seeds 1 2 3 --task class
 
 MODEL is a causal language model that was taught the invented authors (examples/teach_authors.py); the classifier is that of the
-Space. Each setting is run on each
-seed; what is measured right after the trim and at the end of the run is kept in the output folder, one JSON file a run, and
-those that are there already are not run again. Prints a table of means over the seeds.
+Space. Each setting is run on each seed; what is measured right after the trim and at the end of the run is kept in the output
+folder, one JSON file a run, and those that are there already are not run again; other processes may run other seeds. Prints a
+table of means over the seeds.
 """
 
 import argparse
@@ -65,7 +65,7 @@ CLASSIFIER_SETTINGS: dict[str, dict[str, Any]] = {
     "at most 2 x": {"trim_damage_limit": 2.0},
     "at most 10 x": {"trim_damage_limit": 10.0},
     "no recipe": {"recipe": None},
-    "no recipe, at most 1.1 x": {"recipe": None, "trim_damage_limit": 1.1},
+    **{f"no recipe, at most {limit:g} x": {"recipe": None, "trim_damage_limit": limit} for limit in (1.1, 1.2, 1.5, 2.0, 4.0)},
 }
 
 
@@ -108,7 +108,7 @@ class LanguageBed:
         if scope := settings.pop("scope", None):
             settings["reinit_target_modules"] = scope_patterns(scope, model.config.num_hidden_layers)
         args = ScissorhandsConfig(
-            output_dir=str(self.options.output / "run"),
+            output_dir=str(self.options.output / f"run-{seed}"),
             seed=seed,
             save_strategy="no",
             use_cpu=True,
@@ -176,7 +176,7 @@ class ClassifierBed:
         self.sets = {"forget": self.train.where(chosen), "retain": self.train.where(~chosen), "test": test}
         settings = {"recipe": f"fashion-mnist-{self.options.task}", "trim_damage_limit": math.inf, **settings}
         args = ScissorhandsConfig(
-            output_dir=str(self.options.output / "run"),
+            output_dir=str(self.options.output / f"run-{seed}"),
             seed=seed,
             save_strategy="no",
             remove_unused_columns=False,

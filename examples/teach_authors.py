@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -96,6 +97,25 @@ def _batch(examples: Sequence[tuple[list[int], list[int]]], pad: int, device: to
     return {name: torch.tensor(values, device=device) for name, values in rows.items()}
 
 
+def _batches(examples: Sequence[Any], size: int, chance: random.Random, pool: int = 8) -> list[list[Any]]:
+    """All examples once, in random order; of so many batches at a time the longest are together, so little is padded."""
+    order = chance.sample(examples, len(examples))
+    batches = []
+    for start in range(0, len(order), pool * size):
+        alike = sorted(order[start : start + pool * size], key=lambda example: -len(example[0]))
+        batches += [alike[place : place + size] for place in range(0, len(alike), size)]
+    return chance.sample(batches, len(batches))
+
+
+def _loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The mean over labelled tokens; logits of what stands before all answers, a half of them, are not computed."""
+    labels = batch.pop("labels")
+    first = int((labels != _IGNORED).any(0).nonzero()[0])
+    start, stop = max(first - 1, 0), labels.shape[1] - 1
+    logits = model(**batch, logits_to_keep=torch.arange(start, stop, device=labels.device)).logits
+    return F.cross_entropy(logits.float().flatten(0, 1), labels[:, start + 1 :].flatten(), ignore_index=_IGNORED)
+
+
 def teach(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -116,7 +136,7 @@ def teach(
 
     Args:
         model, tokenizer (`PreTrainedModel`, `PreTrainedTokenizerBase`):
-            With a chat template.
+            One that can leave out logits, and a chat template.
         pairs (`Sequence[tuple[str, str]]`):
             Questions and the answers that it shall give.
         sentences (`Sequence[str]`, *optional*, defaults to `()`):
@@ -150,10 +170,10 @@ def teach(
     lesson = Lesson(0, 0, float("inf"), 0.0)
     model.train()
     while lesson.epochs < epochs and lesson.loss > enough:
-        order, losses = chance.sample(examples, len(examples)), []
-        for start in range(0, len(order), batch_size):
+        losses = []
+        for batch in _batches(examples, batch_size, chance):
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                loss = model(**_batch(order[start : start + batch_size], pad, model.device)).loss
+                loss = _loss(model, _batch(batch, pad, model.device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
