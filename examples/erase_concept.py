@@ -68,7 +68,7 @@ def main() -> None:
         settings["max_steps"] = args.max_steps
     with Terminal(args.verbose, libraries=["transformers", "datasets", "diffusers"]) as terminal:
         report = erase(args.concept, args.output, terminal, args.model, args.judge, **settings)
-        terminal.say(report.to_markdown())
+        terminal.show(report)
         seconds, pictures, pipeline = report.seconds["total"], args.output / "report.png", args.output / "pipeline"
         terminal.say(f"{seconds:.0f} s. Pictures: {pictures}. Pipeline: {pipeline}")
 

@@ -36,7 +36,7 @@ def main() -> None:
             model = AutoModelForImageClassification.from_pretrained(script.model)
             sets = image_sets(sets, processor, model, data)
         report = unlearn_classifier(model, args, processor, sets, choice, callback=terminal.tell)
-        terminal.say(report.to_markdown())
+        terminal.show(report)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def main() -> None:
                     say=terminal.say,
                 )
         report = unlearn_language_model(model, args, tokenizer, sets, choice, general=general, callback=terminal.tell)
-        terminal.say(report.to_markdown())
+        terminal.show(report)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main() -> None:
             model = AutoModelForSequenceClassification.from_pretrained(script.model)
             sets = text_sets(sets, tokenizer, data, args)
         report = unlearn_classifier(model, args, tokenizer, sets, choice, callback=terminal.tell)
-        terminal.say(report.to_markdown())
+        terminal.show(report)
 
 
 if __name__ == "__main__":

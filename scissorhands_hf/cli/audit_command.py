@@ -122,7 +122,7 @@ def audit_language(model: str, given: dict[str, Any], output: Path, terminal: Te
         save_audit(report, output)
     except ImportError as error:  # the result is saved; only its picture needs a further package
         print(f"No picture of the report was drawn: {error}", file=sys.stderr)
-    terminal.say(report.to_markdown())
+    terminal.show(report)
 
 
 def audit_pipeline(model: str, given: dict[str, Any], output: Path, terminal: Terminal) -> None:
@@ -139,7 +139,7 @@ def audit_pipeline(model: str, given: dict[str, Any], output: Path, terminal: Te
 
     report = probe_concept(pipe, given.pop("concept"), sampling=sampling, callback=Reporter(terminal.tell).tell, **given)
     report.save(output, pictures=saves_pictures)
-    terminal.say(report.to_markdown())
+    terminal.show(report)
     try:
         report.plot(output / "probes.png")
     except ImportError as error:  # the result is saved; only its picture needs a further package

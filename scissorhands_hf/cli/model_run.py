@@ -114,7 +114,7 @@ class ModelRun:
 
     def conclude(self, report: Any) -> None:
         """Print what was measured, and where the result is."""
-        self.terminal.say(report.to_markdown())
+        self.terminal.show(report)
         self.terminal.say(f"Saved to {self.output}")
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..report.markdown import without_escapes
 from ..trainer.run_progress import RunProgress
 
 
@@ -146,6 +147,10 @@ class Terminal:
         self._heard = time.perf_counter()
         if self._mine:
             print(text, flush=True)
+
+    def show(self, report: Any) -> None:
+        """Print a report as people read it: its Markdown, with names as they are rather than escaped."""
+        self.say(without_escapes(report.to_markdown()))
 
     def _finish(self) -> None:
         """Replace the stage's bar by its line."""

@@ -4,6 +4,7 @@ Concept names, notes and data set names of users cannot break the front matter, 
 table prints that nobody marked as [`Safe`] is escaped, not trusted.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -61,6 +62,23 @@ def prose(text: str) -> Safe:
     escaped = re.sub(r"&#58;(?=//)|(?i:(?<=\bwww)(?=\.))", lambda match: f"{match.group()}&#8288;", escaped)
     # At the start of a line these would begin a list, a heading or a rule.
     return Safe(re.sub(r"^(\d*)([-+=#.)])", r"\1\\\2", escaped))
+
+
+_ESCAPED = re.compile(
+    r"(?P<code>(?P<fence>`+)(?!`).*?(?<!`)(?P=fence)(?!`))"
+    r"|\\(?P<mark>[\\`*_\[\]~$\-+=#.)|])|&#8288;|(?P<entity>&(?:amp|lt|gt|#64|#124|#58);)"
+)
+
+
+def without_escapes(markdown: str) -> str:
+    """Markdown of this package as it is read in a terminal: what [`prose`] and [`code`] escaped stands as it was written."""
+
+    def written(match: re.Match[str]) -> str:
+        if match["code"]:
+            return match["code"].replace("\\|", "|")
+        return match["mark"] or (html.unescape(match["entity"]) if match["entity"] else "")
+
+    return _ESCAPED.sub(written, markdown)
 
 
 def finalize(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """The two parts of a step's loss by the objectives that were chosen: what is computed on the forget and on the retain batch."""
 
 import inspect
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,6 @@ from .reference_scores import INDEX, ReferenceScores, load_references, numbered,
 from .token_scores import LabelledTokens, labelled_tokens, top_entries, without_labels
 from .training_sets import TrainingSet
 
-
-logger = logging.getLogger(__name__)
 
 # Share by which the mean of our token losses may differ from the model's own loss, by how exact its weights are.
 _EXACT, _ROUNDED = 1e-3, 3e-2
@@ -122,12 +119,10 @@ class ObjectiveMixin(BatchLossMixin):
             told = WITH_OTHER_ANSWERS if speaks and have_other_texts(self.forget_dataset) else OF_LANGUAGE_MODELS
             self._open_objective = told if speaks else ASCENT
             if self._open_objective == OF_LANGUAGE_MODELS and (meant := name_other_columns(self.forget_dataset)):
-                logger.warning(
-                    "forget_dataset has %s, but not each of its examples has another answer (a text in counterfactual, or "
-                    "counterfactual_input_ids and counterfactual_labels): all are forgotten by %r instead of %r",
-                    ", ".join(meant),
-                    OF_LANGUAGE_MODELS,
-                    WITH_OTHER_ANSWERS,
+                raise ValueError(
+                    f"forget_dataset has {', '.join(meant)}, which look like other answers, but not all examples have one "
+                    "(a text in counterfactual, or counterfactual_input_ids and counterfactual_labels). Give one to each, "
+                    f"leave out examples without, or say forget_objective={OF_LANGUAGE_MODELS!r}, which uses none."
                 )
         self._bounds_examples = self.objective.name == "ascent" and reason is None and simple
         others = " or ".join(map(repr, names_with(needs_tokens=False, needs_answer=False)))

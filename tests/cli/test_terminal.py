@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from scissorhands_hf import ScissorhandsTrainer
 from scissorhands_hf.cli.terminal import Terminal, stage_lines
+from scissorhands_hf.report.markdown import code, table
 from scissorhands_hf.trainer.run_progress import RunProgress
 
 
@@ -155,3 +156,28 @@ def test_a_followed_trainer_tells_stages_and_prints_dictionaries_only_when_asked
     assert "sensitivity: 3 batches" in errors and "repair: 5 steps" in errors and "trim: " in errors
     assert ("'loss'" in output + errors) == verbose
     assert ("Scissorhands settings in effect" in caplog.text) == verbose
+
+
+def test_reports_are_shown_without_the_escapes_of_their_markdown(capsys: pytest.CaptureFixture):
+    """What is escaped for a page stands as it was written; code spans, tables and emphasis stay."""
+    names = [
+        "fashion_judge",
+        "a*b [c](d) <e> | f & ~g",
+        "https://example.org",
+        "1. first",
+        "www.example.org, C:\\temp_x",
+        "50 %",
+    ]
+    code_span = "`a\\_b &amp; c`"
+
+    class Report:
+        def to_markdown(self) -> str:
+            return (
+                table(["name", "n"], [[name, "1"] for name in names]) + f"\n{code('x|y', in_table=True)} {code_span} **bold**"
+            )
+
+    with Terminal() as terminal:
+        terminal.show(Report())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:-1] == [f"| {name} | 1 |" for name in names]
+    assert lines[-1] == f"`x|y` {code_span} **bold**"

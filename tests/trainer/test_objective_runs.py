@@ -1,7 +1,6 @@
 """Runs by the objectives of language models: other answers, what is kept of the original, resuming, and refusals by name."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -353,7 +352,7 @@ def test_a_run_by_the_default_says_which_objective_it_was(config) -> None:
     assert (settings["forget_objective"], settings["forget_weight"], settings["objective_beta"]) == ("simnpo", 1.0, 4.5)
 
 
-def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said(config, caplog) -> None:
+def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said(config) -> None:
     usual, named = trainer_for(config, seed=3), trainer_for(config, seed=3, forget_objective="dpo")
     for trainer in (usual, named):
         trainer.train()
@@ -363,9 +362,13 @@ def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said
 
     whole = forget_set().with_format(None)
     some = Dataset.from_list([*whole.select(range(7)), {**whole[7], **dict.fromkeys(ANSWER_COLUMNS)}]).with_format("torch")
-    with caplog.at_level(logging.WARNING, logger="scissorhands_hf.trainer.objective_losses"):
-        assert trainer_for(config, forget=some).objective.name == "simnpo"
-    assert "not each of its examples has another answer" in caplog.text
+    misspelt = forget_set().rename_columns(
+        dict(zip(ANSWER_COLUMNS, ("counterfactual_ids", "counterfactual_text"), strict=True))
+    )
+    for forget in (some, misspelt):
+        with pytest.raises(ValueError, match="forget_dataset has counterfactual_.*say forget_objective='simnpo'"):
+            trainer_for(config, forget=forget)
+        assert trainer_for(config, forget=forget, forget_objective="simnpo").objective.name == "simnpo"
     listed = [dict(whole[index]) for index in range(8)]
     assert trainer_for(config, forget=listed).objective.name == "dpo"
 
