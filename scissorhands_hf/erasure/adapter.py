@@ -66,7 +66,8 @@ def repair_adapter(value: Any, family: Family, patterns: Sequence[str] | None) -
         family (`Family`):
             Of the pipeline.
         patterns (list of `str`, *optional*):
-            `trainable_target_modules`: of a rank, the linear layers whose weights they name. Default: those of attention.
+            `trainable_target_modules`: of a rank, the linear and convolutional layers whose weights they name. Default: those
+            of attention.
 
     Raises:
         ImportError: PEFT is missing.
@@ -91,18 +92,14 @@ def repair_adapter(value: Any, family: Family, patterns: Sequence[str] | None) -
     elif isinstance(value, int) and not isinstance(value, bool):
         named = dict(denoiser.named_parameters())
         chosen = match_parameters(named, patterns or family.adapter_patterns, "trainable_target_modules")
-        linear = sorted(
-            {
-                layer
-                for layer in (name.rpartition(".")[0] for name in chosen)
-                if isinstance(denoiser.get_submodule(layer), nn.Linear)
-            }
-        )
-        if not linear:
+        layers = {name.rpartition(".")[0] for name in chosen}
+        layers = sorted(name for name in layers if isinstance(denoiser.get_submodule(name), nn.Linear | nn.Conv2d))
+        if not layers:
             raise ValueError(
-                f"repair_adapter={value} needs linear layers, and trainable_target_modules={patterns!r} names none"
+                f"repair_adapter={value} needs linear or convolutional layers, and trainable_target_modules={patterns!r} names "
+                "none"
             )
-        config = peft.LoraConfig(r=value, lora_alpha=value, target_modules=linear)
+        config = peft.LoraConfig(r=value, lora_alpha=value, target_modules=layers)
     else:
         raise TypeError(f"repair_adapter={value!r} must be a rank or a peft.LoraConfig")
     shapes = on_meta(denoiser)

@@ -87,7 +87,7 @@ class ErasureSettings:
             from.
         repair_adapter (`int` or `peft.LoraConfig`, *optional*):
             Repair trains a low-rank adapter (LoRA) of this rank over the frozen denoiser, instead of its weights, and merges it
-            at the end: the result is plain weights again. Of a rank, it lies over the linear layers that
+            at the end: the result is plain weights again. Of a rank, it lies over the linear and convolutional layers that
             `trainable_target_modules` names, by default those of attention. Needs PEFT.
     """
 

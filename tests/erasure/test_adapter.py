@@ -106,6 +106,20 @@ def test_what_is_trimmed_below_stays_trimmed_and_the_edit_stays_in_the_base(monk
     assert all(torch.equal(after[name], below[name]) for name in after if name not in over)
 
 
+def test_a_rank_lies_over_convolutions_that_are_named():
+    pipe = tiny_stable_diffusion().to(torch.bfloat16)
+    before = state(pipe.unet)
+    patterns = ["mid_block.*", "conv_in.*"]
+    report = erase_concept(pipe, "dress", repair_adapter=2, trainable_target_modules=patterns, **QUICK)
+    after = state(pipe.unet)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    edited = {f"{name}.weight" for name in report.edit["per_layer"]}
+    assert {"conv_in.weight", "mid_block.resnets.0.conv1.weight", "mid_block.attentions.0.proj_in.weight"} <= changed
+    assert all(name in edited or name.startswith(("mid_block.", "conv_in.")) for name in changed)
+    # Norms are no layers that an adapter lies over.
+    assert not any("norm" in name or name.endswith("bias") for name in changed)
+
+
 @pytest.mark.parametrize("moment", ["repair", "merge", "report"])
 def test_a_failed_run_leaves_no_adapter(moment, monkeypatch):
     pipe = tiny_stable_diffusion()
