@@ -4,9 +4,9 @@
 
 Each run, of a tiny pipeline with random weights, gets one Ctrl-C at a moment drawn evenly from the time that a whole run takes
 (a signal by the clock: it comes wherever the interpreter is). Runs differ in turn: all weights in float32, text layers in
-bfloat16, an adapter, an offloaded pipeline. A full disk is a limit on the size of files, drawn below that of the original's
-copy or of a checkpoint. After each: weights bit for bit, dtypes, modules, hooks, `requires_grad` and gradients as before, and
-the folder of temporary files empty.
+bfloat16, an adapter, an offloaded pipeline, an adapter over layers that stay offloaded. A full disk is a limit on the size of
+files, drawn below that of the original's copy or of a checkpoint. After each: weights bit for bit, dtypes, modules, hooks,
+`requires_grad` and gradients as before, and the folder of temporary files empty.
 """
 
 import argparse
@@ -55,7 +55,14 @@ def offloaded(pipe: Any) -> dict[str, Any]:
     return TEXT_LAYERS
 
 
-KINDS: list[Callable[[Any], dict[str, Any]]] = [plain, half, adapter, offloaded]
+def leaves(pipe: Any) -> dict[str, Any]:
+    pipe.to(torch.bfloat16)
+    where = {"onload_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
+    pipe.enable_group_offload(**where, offload_type="leaf_level")
+    return {"repair_adapter": 4, "gradient_checkpointing": True}
+
+
+KINDS: list[Callable[[Any], dict[str, Any]]] = [plain, half, adapter, offloaded, leaves]
 
 
 def condition(pipe: Any) -> dict[str, Any]:

@@ -42,13 +42,14 @@ WHOLE = {"trainable_target_modules": ["re:."], "per_device_train_batch_size": 2,
 @dataclass(frozen=True)
 class Run:
     """Of an erasure: the geometry (of `SMALL`, or of `cards.MODELS`), its weights' dtype, the side of pictures on a CPU,
-    settings, whether it is offloaded, what of the denoiser's geometry differs, and steps of the sampler."""
+    settings, how it is offloaded ("parts": as a whole, "leaves": layer by layer), what of the denoiser's geometry differs, and
+    steps of the sampler."""
 
     geometry: str
     dtype: torch.dtype
     side: int
     settings: dict[str, Any] = field(default_factory=dict)
-    offloaded: bool = False
+    offloaded: str | None = None
     change: dict[str, Any] = field(default_factory=dict)
     sampler_steps: int = 1
 
@@ -72,10 +73,12 @@ RUNS = {
     "sdxl-bf16": Run(XL, HALF, 256),
     "sdxl-bf16-adapter": Run(XL, HALF, 256, ADAPTER),
     "sdxl-bf16-autocast": Run(XL, HALF, 256, {"bf16": True}),
-    "sdxl-bf16-offloaded": Run(XL, HALF, 256, offloaded=True),
+    "sdxl-bf16-offloaded": Run(XL, HALF, 256, offloaded="parts"),
+    "sdxl-bf16-adapter-leaves": Run(XL, HALF, 256, ADAPTER, "leaves"),
     "sd3-bf16": Run(SD3, HALF, 256),
     "flux-adapter": Run(FLUX, HALF, 256, ADAPTER | ONE_STEP),
     "flux-edit-alone": Run(FLUX, HALF, 256, EDIT_ALONE),
+    "flux-adapter-leaves": Run(FLUX, HALF, 256, ADAPTER | ONE_STEP, "leaves"),
     "half-flux-adapter": Run(FLUX, HALF, 256, ADAPTER | ONE_STEP, change=HALF_FLUX),
     "quarter-flux-adapter": Run(FLUX, HALF, 256, ADAPTER | ONE_STEP, change=QUARTER_FLUX),
 }
@@ -211,11 +214,15 @@ def pipeline(name: str, device: str) -> Any:
         pipe = tiny.quiet(type(pipe)(**{**pipe.components, **parts}, **further))
     else:
         pipe = cards.pipeline(run.geometry, device, run.dtype, **run.change)
-    if not run.offloaded:
+    if run.offloaded is None:
         return pipe.to(device)
     pipe.to("cpu")
     release()
-    pipe.enable_model_cpu_offload(device=device)
+    if run.offloaded == "parts":
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        where = {"onload_device": torch.device(device), "offload_device": torch.device("cpu")}
+        pipe.enable_group_offload(**where, offload_type="leaf_level")
     return pipe
 
 

@@ -131,14 +131,23 @@ class LaidAdapter:
             Its layers are wrapped in place.
         adapter ([`RepairAdapter`]):
             What it is.
+        device (`torch.device`):
+            Where it is trained; the layers below may be offloaded.
     """
 
-    def __init__(self, denoiser: nn.Module, adapter: RepairAdapter):
+    def __init__(self, denoiser: nn.Module, adapter: RepairAdapter, device: torch.device):
         from peft import get_peft_model
 
         self.denoiser, self.adapter = denoiser, adapter
+        self._waits = denoiser.device
         self._wrapper: Any = get_peft_model(denoiser, adapter.config)
         self._expected: list[Tensor] = []
+        self._move(device)
+
+    def _move(self, device: torch.device) -> None:
+        for name in adapter_weights(self.denoiser):
+            weight = self.denoiser.get_parameter(name)
+            weight.data = weight.data.to(device)
 
     def held(self, changed: Collection[str]) -> set[str]:
         """Names, as they are now, of what is held in float32 of the weights that change otherwise than by the merge, and of the
@@ -156,6 +165,7 @@ class LaidAdapter:
         Raises:
             RuntimeError: they do not.
         """
+        self._move(self._waits)
         self._wrapper.merge_and_unload(safe_merge=True)
         self._wrapper = None
         with in_float32(self.denoiser, ()):
@@ -197,13 +207,16 @@ class LaidAdapter:
 
 
 @contextmanager
-def laid_over(denoiser: nn.Module, adapter: RepairAdapter | None, seed: int) -> Iterator[LaidAdapter | None]:
-    """Inside, the adapter lies over the denoiser, and does nothing yet; unless it was merged, it is gone afterwards."""
+def laid_over(
+    denoiser: nn.Module, adapter: RepairAdapter | None, seed: int, device: torch.device
+) -> Iterator[LaidAdapter | None]:
+    """Inside, the adapter lies over the denoiser on that device, and does nothing yet; unless it was merged, it is gone
+    afterwards."""
     if adapter is None:
         yield None
         return
     torch.manual_seed(seed)
-    laid = LaidAdapter(denoiser, adapter)
+    laid = LaidAdapter(denoiser, adapter, device)
     try:
         yield laid
     finally:

@@ -152,7 +152,10 @@ def erase_concept(
     gathering, repairs = time.perf_counter(), bool(request.args.max_steps)
     with random_states_kept([request.family.device]):
         material = gather_material(request, reporter) if repairs else gather_edit(request, reporter)
-    with hooks_off(pipe, denoiser) as hooks_back, original_state(denoiser, request.changed) as moved:
+    with (
+        hooks_off(pipe, denoiser, request.stays_offloaded) as hooks_back,
+        original_state(denoiser, request.changed) as moved,
+    ):
         report = _repair(request, material, reporter, moved) if repairs else _edit(request, material, gathering)
         # Still guarded: a caller who cancels here gets the original back, as at any other moment.
         with hooks_back():
@@ -168,9 +171,10 @@ def _repair(
     denoiser = request.family.denoiser
     with (
         only_denoiser_on_device(request.pipe, denoiser),
-        laid_over(denoiser, request.adapter, request.args.seed) as adapter,
+        laid_over(denoiser, request.adapter, request.args.seed, request.family.device) as adapter,
     ):
-        with in_float32(denoiser, request.held if adapter is None else adapter.held(request.held)):
+        held = request.held if adapter is None else adapter.held(request.held)
+        with in_float32(denoiser, held, copied=request.stays_offloaded):
             marked = time.perf_counter()
             examples = make_examples(request, material, reporter)
             targets = time.perf_counter() - marked

@@ -171,6 +171,8 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
         return None
     denoiser, pipe = family.denoiser, family.pipe
     own_weights = _weights(denoiser)
+    if request.stays_offloaded and family.device.type != "cpu":  # a layer at a time
+        own_weights = max(_weights(module) for module in denoiser.modules() if not list(module.children()))
     others = [_weights(part) for part in pipe.components.values() if isinstance(part, nn.Module) and part is not denoiser]
     numbers = {name: weight.numel() for name, weight in denoiser.named_parameters()}
     steps = args.max_steps > 0
@@ -276,7 +278,7 @@ def _as_in_repair(copy: nn.Module, request: "ErasureRequest") -> Iterator[None]:
     held = request.held
     if request.adapter is not None:
         held = {request.adapter.name(name) for name in held} | set(adapter_weights(copy))
-    with in_float32(copy, held):
+    with in_float32(copy, held, copied=request.stays_offloaded):
         for weight in wanted:
             weight.requires_grad_(True)
         yield

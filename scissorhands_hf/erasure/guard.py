@@ -211,11 +211,12 @@ def device_kept(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        module.to(device)
+        if module.device != device:
+            module.to(device)
 
 
 @contextmanager
-def in_float32(denoiser: nn.Module, changed: Collection[str] | None = None) -> Iterator[None]:
+def in_float32(denoiser: nn.Module, changed: Collection[str] | None = None, copied: bool = False) -> Iterator[None]:
     """
     Inside all is computed in float32, in which small updates are not lost; afterwards weights are in their own dtypes.
 
@@ -225,19 +226,22 @@ def in_float32(denoiser: nn.Module, changed: Collection[str] | None = None) -> I
         changed (collection of `str`, *optional*):
             Names of the weights that change. They are held in float32; all others stay as they are, want no gradient, and are
             read as float32 one module at a time, so that they are not in memory twice. Default: all are held in float32.
+        copied (`bool`, *optional*, defaults to `False`):
+            Read those that stay as they are as copies, whatever their dtype: a weight that is offloaded once its layer has
+            answered is not there for the backward pass.
     """
     if changed is None or not {name for name, _ in denoiser.named_parameters()} - set(changed):
         changed, owners = None, set(denoiser.modules())
     else:
         owners = {denoiser.get_submodule(name.rpartition(".")[0]) for name in changed}
-    others = [module for module in denoiser.modules() if module not in owners and _in_half_precision(module)]
+    others = [module for module in denoiser.modules() if module not in owners and (copied or _in_half_precision(module))]
     held = [value for owner in owners for value in _own_tensors(owner) if value.is_floating_point()]
     if changed is not None:
         held = [value for value in held if isinstance(value, nn.Parameter)]
     dtypes = [value.dtype for value in held]
     with ExitStack() as stack:
         for module in others:
-            stack.enter_context(_read_as_float32(module))
+            stack.enter_context(_read_as_float32(module, copied))
         try:
             for value in held:
                 _cast(value, torch.float32)
@@ -250,26 +254,26 @@ def in_float32(denoiser: nn.Module, changed: Collection[str] | None = None) -> I
 class _Float32(nn.Module):
     """The view of a weight that its module computes with. Under autocast matrix products have their own dtype."""
 
-    def __init__(self, multiplies: bool):
+    def __init__(self, multiplies: bool, copied: bool):
         super().__init__()
-        self.multiplies = multiplies
+        self.multiplies, self.copied = multiplies, copied
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         # A weight without memory ("meta") is counted with, see live_memory.py.
         if self.multiplies and weight.device.type != "meta" and torch.is_autocast_enabled(weight.device.type):
-            return weight
-        return weight.float()
+            return weight.clone() if self.copied else weight
+        return weight.to(torch.float32, copy=self.copied)
 
 
 @contextmanager
-def _read_as_float32(module: nn.Module) -> Iterator[None]:
+def _read_as_float32(module: nn.Module, copied: bool) -> Iterator[None]:
     multiplies = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     names = [name for name, _ in module.named_parameters(recurse=False)]
     try:
         for name in names:
             module.get_parameter(name).requires_grad_(False)
             # Unsafe is what torch calls a view of another dtype, which it need not try to write back.
-            parametrize.register_parametrization(module, name, _Float32(multiplies), unsafe=True)
+            parametrize.register_parametrization(module, name, _Float32(multiplies, copied), unsafe=True)
         yield
     finally:
         # All of a module's, in their order, so that it stays the order in which they are named.

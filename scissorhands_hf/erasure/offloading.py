@@ -1,7 +1,8 @@
-"""Offloaded pipelines: their own hooks draw; while weights change the denoiser has none, and it has them back afterwards."""
+"""Offloaded pipelines: their own hooks draw; while weights change the denoiser has none, and it has them back afterwards. But
+under an adapter layers may stay offloaded one by one, for they do not change."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -14,11 +15,25 @@ from .families.hooks import accelerate_hooks, execution_device, group_offloading
 from .families.pipeline_checks import OFFLOADING
 
 
+def offloaded_by_leaves(denoiser: nn.Module) -> bool:
+    """Whether each layer comes to the device when it is asked and leaves it when it has answered, by itself and at once."""
+    config = group_offloading(denoiser)
+    return config is not None and config.offload_type.value == "leaf_level" and config.stream is None
+
+
 @contextmanager
-def hooks_off(pipe: Any, denoiser: nn.Module) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+def hooks_off(pipe: Any, denoiser: nn.Module, stays: bool = False) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """
     Inside, the denoiser of an offloaded pipeline is a plain module on the device that it computes on; afterwards it is
     offloaded as before, with the weights that it has by then. Other parts keep their hooks, and wait in main memory.
+
+    Args:
+        pipe (`DiffusionPipeline`):
+            The pipeline.
+        denoiser (`nn.Module`):
+            Its denoiser.
+        stays (`bool`, *optional*, defaults to `False`):
+            Leave the denoiser offloaded as it is.
 
     Yields:
         A context manager's function: inside of that the hooks are back, to draw with.
@@ -26,6 +41,9 @@ def hooks_off(pipe: Any, denoiser: nn.Module) -> Iterator[Callable[[], AbstractC
     # Text encoders and the autoencoder, which their hooks left where they last computed, leave the device. It does nothing for
     # pipelines without `enable_model_cpu_offload`.
     pipe.maybe_free_model_hooks()
+    if stays:
+        yield nullcontext
+        return
     device = execution_device(denoiser)
     attach = _take_off(denoiser)
 

@@ -18,6 +18,7 @@ from .erasure_config import ConceptErasureConfig
 from .estimate import ErasureEstimate, estimate_erasure
 from .families import Family, check_pipeline, family_of
 from .guard import activations_checkpointed, unfrozen
+from .offloading import offloaded_by_leaves
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
 from .settings import build_config, default_sampling, wants_checkpointing
@@ -47,6 +48,8 @@ class ErasureRequest:
         trained, reinit, held, changed (`set[str]`, of `reinit` a list):
             Names of the denoiser's weights that are trained (of no meaning with an adapter), that may be re-initialised, that
             are held in float32 meanwhile, and of all that are not the same afterwards.
+        stays_offloaded (`bool`):
+            Whether layers of the denoiser wait in main memory also while an adapter over them trains.
         edited_widths (`list[int]`):
             Of the inputs of layers that the closed-form edit solves for.
         estimate (`ErasureEstimate`, *optional*):
@@ -91,6 +94,7 @@ class ErasureRequest:
     reinit: list[str] = field(init=False)
     held: set[str] = field(init=False)
     changed: set[str] = field(init=False)
+    stays_offloaded: bool = field(init=False)
     edited_widths: list[int] = field(init=False)
     estimate: ErasureEstimate | None = field(init=False)
     prompts: ConceptPrompts = field(init=False)
@@ -210,6 +214,9 @@ class ErasureRequest:
             self.changed = self.held | self.adapter.weights
         elif self.args.max_steps:
             self.held = self.changed = edited | self.trained
+        self.stays_offloaded = (
+            self.adapter is not None and not self.args.trim_ratio and offloaded_by_leaves(self.family.denoiser)
+        )
 
     def _texts(self) -> int:
         """Bytes of all prompts, encoded."""

@@ -21,9 +21,11 @@ def large(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("offloaded", [False, True])
+@pytest.mark.parametrize("offloaded", [None, "parts", "leaves"])
 def test_a_run_records_each_stage_and_stock_diffusers_loads_what_it_saved(large, monkeypatch, offloaded, tmp_path):
     settings = {"max_steps": 1, "trainable_target_modules": ["*.attn2.to_k*", "*.attn2.to_v*"]}
+    if offloaded == "leaves":
+        settings["repair_adapter"] = 2
     monkeypatch.setitem(large.RUNS, "small-tiny", large.Run("tiny", torch.bfloat16, 32, settings, offloaded))
     row = large.measure("small-tiny", "cpu", None, True, tmp_path / "lock")
     stages = ["make", "estimate", "checks", "pictures", "prompts", "targets", "sensitivity", "repair", "save"]
@@ -31,7 +33,7 @@ def test_a_run_records_each_stage_and_stock_diffusers_loads_what_it_saved(large,
     assert row["loaded"] == {
         "class": "StableDiffusionPipeline", "dtype": "bfloat16", "same_weights": True, "picture": [32, 32, 3], "finite": True
     }  # fmt: skip
-    assert row["pixels"] == 32 and row["offloaded"] is offloaded and row["trained"] < row["weights"]
+    assert row["pixels"] == 32 and row["offloaded"] == offloaded and row["trained"] < row["weights"]
     assert row["estimated"] == row["estimate"]["peak"] and row["device"].endswith("threads")
     assert "small-tiny | bfloat16 | 32 |" in large.table({"small-tiny": row})
 

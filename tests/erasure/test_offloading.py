@@ -7,6 +7,7 @@ import accelerate
 import pytest
 import torch
 from diffusers.hooks import HookRegistry
+from diffusers.hooks.group_offloading import ModuleGroup
 from tiny_pipelines import tiny_pixart, tiny_stable_diffusion
 from torch import nn
 
@@ -161,3 +162,55 @@ def test_settings_of_group_offloading_are_kept():
     with hooks_off(pipe, pipe.unet):
         assert group_offloading(pipe.unet) is None
     assert group_offloading(pipe.unet) == before and group_offloading(pipe.unet) is not before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_under_an_adapter_layers_stay_offloaded_one_by_one(dtype, monkeypatch):
+    """Here a layer's weights are lost while it is offloaded, so that a backward pass that read them would tell."""
+    given = {**QUICK, "repair_adapter": 4, "gradient_checkpointing": True, "learning_rate": 1e-2, "report_images": 0}
+    whole = tiny_stable_diffusion().to(dtype)
+    erase_concept(whole, "dress", **given)
+    pipe = tiny_stable_diffusion().to(dtype)
+    kept: dict[int, torch.Tensor] = {}
+    asked, training = set(), False
+    offload, onload = ModuleGroup.offload_, ModuleGroup.onload_
+
+    def tensors(group):
+        return [*(value for module in group.modules for value in module.parameters()), *group.parameters]
+
+    def away(group):
+        offload(group)
+        for value in tensors(group) if training else ():
+            if id(value) in kept and value.device.type != "meta":
+                value.data = torch.full_like(value.data, float("nan"))
+
+    def there(group):
+        onload(group)
+        for value in tensors(group) if training else ():
+            kept.setdefault(id(value), value.data)
+            value.data = kept[id(value)]
+            asked.add(id(value))
+
+    monkeypatch.setattr(ModuleGroup, "offload_", away)
+    monkeypatch.setattr(ModuleGroup, "onload_", there)
+    leaves(pipe)
+    before, seen = hooks_of(pipe.unet), []
+    train = erase.ConceptErasureTrainer.training_step
+
+    def watched(self, model, *args, **kwargs):
+        nonlocal training
+        training = True
+        try:
+            return train(self, model, *args, **kwargs)
+        finally:
+            training = False
+            seen.append([kind for _, kind in hooks_of(pipe.unet)])
+            named = {id(value): value for value in model.parameters()}
+            for number, value in kept.items():
+                named[number].data = value
+            kept.clear()
+
+    monkeypatch.setattr(erase.ConceptErasureTrainer, "training_step", watched)
+    erase_concept(pipe, "dress", **given)
+    assert len(asked) > 50 and len(seen) == 2 and all("group_offloading" in kinds for kinds in seen)
+    assert hooks_of(pipe.unet) == before and same(weights(pipe), weights(whole))
