@@ -19,7 +19,7 @@ from .adapter import adapter_weights, on_meta
 from .erasure_config import ConceptErasureConfig
 from .families.hooks import accelerate_hooks, group_offloading
 from .guard import in_float32
-from .live_memory import LiveMemory, MemoryLeanAttention, checkpointed
+from .live_memory import AsOnDevice, LiveMemory
 from .noisy_examples import picture_batch
 
 
@@ -171,7 +171,8 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
         return None
     denoiser, pipe = family.denoiser, family.pipe
     own_weights = _weights(denoiser)
-    if request.stays_offloaded and family.device.type != "cpu":  # a layer at a time
+    on_cpu = _kind(family.device) == "cpu"
+    if request.stays_offloaded and not on_cpu:  # a layer at a time
         own_weights = max(_weights(module) for module in denoiser.modules() if not list(module.children()))
     others = [_weights(part) for part in pipe.components.values() if isinstance(part, nn.Module) and part is not denoiser]
     numbers = {name: weight.numel() for name, weight in denoiser.named_parameters()}
@@ -193,27 +194,27 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
     if not request.report_images and request.report_images is not None:
         at_once = min(at_once, max(args.pictures_per_concept or at_once, args.retain_pictures) if steps else 1)
     guided = family.guided_by_two and request.sampling.get("guidance_scale", 0) > 1
-    drawing = _pass(request, copy, shape, at_once * (1 + guided), denoiser.dtype, backward=False)
+    drawing = _pass(request, copy, shape, at_once * (1 + guided), denoiser.dtype)
     activations = passes = 0
     if steps:
         with _as_in_repair(copy, request):
             in_all = args.max_steps * args.gradient_accumulation_steps
             in_all *= max(args.per_device_train_batch_size, args.forget_batch_size)
             several = min(picture_batch(torch.empty(1, *shape, device="meta")), max(in_all, args.evaluation_examples))
-            passes = _pass(request, copy, shape, several, torch.float32, backward=False)
+            passes = _pass(request, copy, shape, several, torch.float32)
+            mode = AsOnDevice(torch.bfloat16 if args.bf16 else None)
             if checkpointing:
-                copy.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)
-            activations = _pass(request, copy, shape, examples, torch.float32, backward=True)
-    on_cpu = family.device.type == "cpu"
+                copy.enable_gradient_checkpointing(gradient_checkpointing_func=mode.checkpointed)
+            activations = _pass(request, copy, shape, examples, torch.float32, mode)
     return ErasureEstimate(
         model=type(denoiser).__name__,
         pixels=pixels,
-        device=family.device.type,
+        device=_kind(family.device),
         weights=own_weights + (sum(others) if on_cpu else 0),
         trained=count,
         masters=masters if steps else 0,
         gradients=4 * count,
-        optimizer=_optimizer_bytes(args, family.device) * count,
+        optimizer=_optimizer_bytes(args, on_cpu) * count,
         memories=memories,
         activations=activations,
         # Large ones are decoded one by one.
@@ -229,6 +230,10 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
     )
 
 
+def _kind(device: torch.device) -> str:
+    return device.type
+
+
 def _weights(part: nn.Module) -> int:
     return sum(_bytes(value) for value in (*part.parameters(), *part.buffers()))
 
@@ -241,7 +246,7 @@ def _beside(denoiser: nn.Module, own: int, others: list[int]) -> int:
     return 0 if hooks or group_offloading(denoiser) is not None else sum(others)
 
 
-def _optimizer_bytes(args: ConceptErasureConfig, device: torch.device) -> int:
+def _optimizer_bytes(args: ConceptErasureConfig, on_cpu: bool) -> int:
     """For each trained weight."""
     name = str(getattr(args.optim, "value", args.optim))
     if "8bit" in name:
@@ -251,7 +256,7 @@ def _optimizer_bytes(args: ConceptErasureConfig, device: torch.device) -> int:
     if "sgd" in name:
         return 4 if "momentum" in (args.optim_args or "") else 0
     # On accelerators torch's AdamW goes over all weights at once, and needs room for that, unless it is the fused one.
-    return 12 if device.type != "cpu" and name == "adamw_torch" else 8
+    return 12 if not on_cpu and name == "adamw_torch" else 8
 
 
 def _shapes(denoiser: nn.Module, request: "ErasureRequest") -> nn.Module:
@@ -285,21 +290,27 @@ def _as_in_repair(copy: nn.Module, request: "ErasureRequest") -> Iterator[None]:
 
 
 def _pass(
-    request: "ErasureRequest", copy: nn.Module, shape: tuple[int, ...], examples: int, dtype: torch.dtype, backward: bool
+    request: "ErasureRequest",
+    copy: nn.Module,
+    shape: tuple[int, ...],
+    examples: int,
+    dtype: torch.dtype,
+    training: AsOnDevice | None = None,
 ) -> int:
-    """What a pass of a copy without memory takes at most, with the backward one beside its gradients."""
+    """What a pass of a copy without memory takes at most; of a step of training with the backward pass, and beside the
+    gradients."""
     family = request.family
     told = {name: value.to("meta").expand(examples, *value.shape[1:]) for name, value in family.encode_prompts([""]).items()}
     noisy = torch.empty(examples, *shape, device="meta", dtype=dtype)
     times = family.noise_process().sample_timesteps(examples, torch.Generator()).to("meta")
-    if backward:
-        for weight in copy.parameters():
-            if weight.requires_grad:
-                weight.grad = torch.empty_like(weight)
-    with torch.set_grad_enabled(backward), MemoryLeanAttention(), LiveMemory() as live:
+    mode = AsOnDevice() if training is None else training
+    for weight in copy.parameters():
+        if weight.requires_grad and training is not None:
+            weight.grad = torch.empty_like(weight)
+    with torch.set_grad_enabled(training is not None), mode, mode.said_to_modules(), LiveMemory() as live:
         prediction = family.predict(copy, noisy, times, told)
-        if backward:
-            prediction.square().mean().backward()
+        if training is not None:
+            prediction.float().square().mean().backward()
         del prediction
     return live.most
 
@@ -315,7 +326,7 @@ def _decoding(vae: nn.Module, shape: tuple[int, ...], at_once: int) -> int:
     if getattr(vae, "use_slicing", False):
         copy.enable_slicing()
     latents = torch.empty(at_once, *shape, device="meta", dtype=vae.dtype)
-    with torch.no_grad(), MemoryLeanAttention(), LiveMemory() as live:
+    with torch.no_grad(), AsOnDevice(), LiveMemory() as live:
         copy.decode(latents, return_dict=False)
     return live.most
 

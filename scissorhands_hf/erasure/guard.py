@@ -259,8 +259,9 @@ class _Float32(nn.Module):
         self.multiplies, self.copied = multiplies, copied
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        # A weight without memory ("meta") is counted with, see live_memory.py.
-        if self.multiplies and weight.device.type != "meta" and torch.is_autocast_enabled(weight.device.type):
+        # With a weight without memory is only counted, see live_memory.py.
+        kind = "cpu" if weight.device.type == "meta" else weight.device.type
+        if self.multiplies and torch.is_autocast_enabled(kind):
             return weight.clone() if self.copied else weight
         return weight.to(torch.float32, copy=self.copied)
 

@@ -1,15 +1,16 @@
 """How much memory a computation takes at most beside what it is given, counted on tensors without memory."""
 
 import weakref
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 class LiveMemory(TorchDispatchMode):
@@ -64,16 +65,45 @@ class _Attention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-class MemoryLeanAttention(TorchFunctionMode):
-    """Without memory torch takes the way that keeps all pairs."""
+_LOWER = frozenset(
+    (F.linear, torch.conv2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, torch.baddbmm, torch.addmm)
+)
+_FLOAT32 = frozenset((F.layer_norm, F.group_norm, F.softmax, Tensor.softmax, F.mse_loss))
+
+
+class AsOnDevice(TorchFunctionMode):
+    """
+    Inside, what is computed without memory takes what it would take on a device: torch has no lean attention there, and no
+    autocast.
+
+    Args:
+        lower (`torch.dtype`, *optional*):
+            That of autocast.
+    """
+
+    def __init__(self, lower: torch.dtype | None = None):
+        super().__init__()
+        self.lower = lower
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if function is nn.functional.scaled_dot_product_attention:
-            named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+        attention, kwargs = function is F.scaled_dot_product_attention, kwargs or {}
+        if self.lower is not None and (attention or function in _LOWER or function in _FLOAT32):
+            dtype = torch.float32 if function in _FLOAT32 else self.lower
+            args, kwargs = tree_map(lambda value: _cast(value, dtype), (args, kwargs))
+        if attention:
+            named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
             return _Attention.apply(named["query"], named["key"], named["value"])
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
+
+    def said_to_modules(self) -> AbstractContextManager[None]:
+        """Inside, those that ask find autocast on. Tensors without memory it does not touch."""
+        return torch.autocast("cpu", dtype=self.lower) if self.lower is not None else nullcontext()
+
+    def checkpointed(self, module: Any, *args: Any) -> Any:
+        """A block whose activations are computed again: in the backward pass, which leaves all modes, in this one."""
+        contexts = nullcontext(), AsOnDevice(self.lower)
+        return checkpoint.checkpoint(module, *args, use_reentrant=False, context_fn=lambda: contexts)
 
 
-def checkpointed(module: Any, *args: Any) -> Any:
-    """A block whose activations are computed again: in the backward pass, which leaves all modes, with the same attention."""
-    return checkpoint.checkpoint(module, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), MemoryLeanAttention()))
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

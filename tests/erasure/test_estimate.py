@@ -15,7 +15,7 @@ from torch import nn
 
 from scissorhands_hf import erase_concept
 from scissorhands_hf.erasure import ErasureEstimate, estimate
-from scissorhands_hf.erasure.live_memory import LiveMemory, MemoryLeanAttention
+from scissorhands_hf.erasure.live_memory import AsOnDevice, LiveMemory
 
 
 FAMILIES = {"sd": tiny_stable_diffusion, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux, "pixart": tiny_pixart}
@@ -62,6 +62,7 @@ def test_each_setting_that_saves_memory_is_in_the_estimate():
     assert needed(optim="adafactor").optimizer == 0
     half = needed(torch.bfloat16, trainable_target_modules=TEXT_LAYERS)
     assert half.weights == pytest.approx(few.weights / 2, rel=0.01) and half.masters == 2 * half.trained
+    assert needed(bf16=True).activations < 0.75 * plain.activations
     alone = needed(max_steps=0)
     assert alone.trained == alone.activations == alone.masters == alone.optimizer == 0 and alone.steps == 0
 
@@ -82,9 +83,29 @@ def test_what_is_alive_is_counted_until_it_is_gone(device):
     assert live.now == 4 * weight <= live.most
 
 
+@pytest.mark.parametrize(
+    ("offloaded", "others"), [("parts", 0), ("leaves", 0), (None, 1)], ids=["whole parts", "leaves", "not offloaded"]
+)
+def test_on_an_accelerator_the_other_parts_count_while_pictures_are_drawn(offloaded, others, monkeypatch):
+    """Counting needs none."""
+    pipe = tiny_stable_diffusion().to(torch.bfloat16)
+    if offloaded == "parts":
+        pipe.enable_model_cpu_offload(device="cpu")
+    elif offloaded == "leaves":
+        where = {"onload_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
+        pipe.enable_group_offload(**where, offload_type="leaf_level")
+    on_cpu = erase_concept(pipe, "dress", dry_run=True, repair_adapter=2, **QUICK)
+    monkeypatch.setattr(estimate, "_kind", lambda device: "cuda")
+    found = erase_concept(pipe, "dress", dry_run=True, repair_adapter=2, **QUICK)
+    beside = sum(value.nbytes for part in (pipe.vae, pipe.text_encoder) for value in (*part.parameters(), *part.buffers()))
+    own = sum(value.nbytes for value in (*pipe.unet.parameters(), *pipe.unet.buffers()))
+    assert on_cpu.others == 0 and on_cpu.weights == own + beside and found.others == others * beside
+    assert found.weights < own / 10 if offloaded == "leaves" else found.weights == own
+
+
 def test_attention_takes_no_room_for_all_pairs():
     query, key, value = (torch.empty(2, 4, length, 8, device="meta", requires_grad=True) for length in (160, 90, 90))
-    with MemoryLeanAttention(), LiveMemory() as live:
+    with AsOnDevice(), LiveMemory() as live:
         result = nn.functional.scaled_dot_product_attention(query, key, value)
     assert result.shape == query.shape and live.most == query.nbytes
     result.sum().backward()
