@@ -10,7 +10,10 @@ To see it from the start, let SmolLM2-135M-Instruct (of the Python package llm-s
 
     python examples/invented_authors.py --output out/authors
     python examples/unlearn_language_model.py --model smollm2 --teach --dataset out/authors/authors.jsonl \
-        --forget_where part=forget --general out/authors/general.txt --output_dir out/forgotten
+        --forget_where part=forget --general out/authors/general.txt --output_dir out/forgotten \
+        --learning_rate 1e-4 --max_steps 40 --per_device_train_batch_size 4 --save_strategy no --use_cpu --bf16
+
+(--use_cpu --bf16: in bfloat16 on a processor that has it; elsewhere leave these two out.)
 """
 
 from collections.abc import Iterable, Mapping

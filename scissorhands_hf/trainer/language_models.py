@@ -147,7 +147,11 @@ def unlearn_language_model(
         trainer.remove_callback(PrinterCallback)
 
     def measure(stage: str) -> dict[str, float]:
-        return language_figures(trainer.model, tokenizer, sets, general, lambda done, total: reporter.tell(stage, done, total))
+        # After training in mixed precision the model computes by it; before, it would not, and the figures would be others.
+        with trainer.accelerator.autocast():
+            return language_figures(
+                trainer.model, tokenizer, sets, general, lambda done, total: reporter.tell(stage, done, total)
+            )
 
     before = measure("original")
     trainer.train()

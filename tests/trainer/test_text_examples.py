@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from scissorhands_hf import ScissorhandsTrainer
+from scissorhands_hf.trainer.language_models import language_figures, unlearn_language_model
 from scissorhands_hf.trainer.text_examples import TextCollator, TextEncoder
 
 
@@ -259,3 +260,16 @@ def test_other_answers_of_raw_text_are_what_is_taught_instead(config) -> None:
     other = trainer.sets["forget"].batch([0])["other_answer"]
     assert tokenizer.decode(other["labels"][other["labels"] != -100]).startswith("Ada was born in Oslo.")
     trainer.train()
+
+
+def test_figures_before_and_after_are_measured_in_the_same_precision(config, tmp_path) -> None:
+    """Trainer leaves a model of mixed precision computing by it: without learning, nothing may have changed."""
+    tokenizer = tiny_tokenizer()
+    sets = {"forget": questions(("Ada", "Al")), "retain": questions(("Bo", "Cy", "Di", "Ed"))}
+    args = config(trim_ratio=0.0, bf16=True, learning_rate=0.0, max_steps=1, save_strategy="no")
+    report = unlearn_language_model(tiny_model(tokenizer), args, tokenizer, sets, "some", general=["A text."])
+    exact = language_figures(tiny_model(tokenizer), tokenizer, sets, ["A text."])
+    for name in ("forget loss", "retain loss", "perplexity"):
+        before, after = (report.metrics[model][name] for model in ("original", "unlearned"))
+        assert before == pytest.approx(after, rel=1e-6) and before == pytest.approx(exact[name], rel=0.05)
+        assert before != exact[name]
