@@ -97,16 +97,6 @@ def _batch(examples: Sequence[tuple[list[int], list[int]]], pad: int, device: to
     return {name: torch.tensor(values, device=device) for name, values in rows.items()}
 
 
-def _batches(examples: Sequence[Any], size: int, chance: random.Random, pool: int = 8) -> list[list[Any]]:
-    """All examples once, in random order; of so many batches at a time the longest are together, so little is padded."""
-    order = chance.sample(examples, len(examples))
-    batches = []
-    for start in range(0, len(order), pool * size):
-        alike = sorted(order[start : start + pool * size], key=lambda example: -len(example[0]))
-        batches += [alike[place : place + size] for place in range(0, len(alike), size)]
-    return chance.sample(batches, len(batches))
-
-
 def _loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The mean over labelled tokens; logits of what stands before all answers, a half of them, are not computed."""
     labels = batch.pop("labels")
@@ -170,8 +160,10 @@ def teach(
     lesson = Lesson(0, 0, float("inf"), 0.0)
     model.train()
     while lesson.epochs < epochs and lesson.loss > enough:
-        losses = []
-        for batch in _batches(examples, batch_size, chance):
+        # Batches of about equal length would pad less, and were tried: alike questions together cost more of the language.
+        order, losses = chance.sample(examples, len(examples)), []
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
                 loss = _loss(model, _batch(batch, pad, model.device))
             loss.backward()

@@ -60,17 +60,17 @@ def main() -> None:
             general = general_texts(data)
             model, tokenizer = load_language_model(script.model)
         if script.teach:
-            with terminal.stage("teach"):
-                rows = [*sets["retain"], *sets["forget"]]
-                teach(
-                    model,
-                    tokenizer,
-                    **lessons(rows),
-                    epochs=script.teach_epochs,
-                    seed=args.seed,
-                    bf16=args.bf16,
-                    say=terminal.say,
-                )
+            rows = [*sets["retain"], *sets["forget"]]
+            lesson = teach(
+                model.to(args.device),
+                tokenizer,
+                **lessons(rows),
+                epochs=script.teach_epochs,
+                seed=args.seed,
+                bf16=args.bf16,
+                say=terminal.say,
+            )
+            terminal.say(f"teach: {lesson.steps} steps, {lesson.seconds:.1f} s")
         report = unlearn_language_model(model, args, tokenizer, sets, choice, general=general, callback=terminal.tell)
         terminal.show(report)
 
