@@ -368,16 +368,22 @@ def measure_language(name: str, device: str, lock: Path | None) -> dict[str, Any
     return row | {"multiple_of_own_bytes": row["peak"] / (2 * weights)}
 
 
+STAGES = ("pictures", "prompts", "targets", "sensitivity", "repair")
+
+
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = ["| run | dtype | pixels | weights, M | trained, M | peak, GB | × own bytes | estimated, GB | seconds |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    """Markdown: of the device what was given out at most, and of a GPU what the allocator held; seconds in all and by stage."""
+    heads = ["run", "pixels or tokens", "weights, M", "trained, M", "peak, GB", "× own bytes", "held, GB", "estimated, GB"]
+    heads += ["seconds", *STAGES]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for name, row in rows.items():
         told = "" if row["estimated"] is None else f"{row['estimated'] / 1e9:.1f}"
-        lines.append(
-            f"| {name} | {row['dtype']} | {row['pixels'] or ''} | {row['weights'] / 1e6:.0f} | {row['trained'] / 1e6:.0f} | "
-            f"{row['peak'] / 1e9:.1f} | {row['multiple_of_own_bytes']:.2f} | {told} | {sum(row['seconds'].values()):.0f} |"
-        )
+        held = f"{max(row['reserved'].values()) / 1e9:.1f}" if "reserved" in row else ""
+        cells = [name, row["pixels"] or row["tokens"], f"{row['weights'] / 1e6:.0f}", f"{row['trained'] / 1e6:.0f}"]
+        cells += [f"{row['peak'] / 1e9:.1f}", f"{row['multiple_of_own_bytes']:.2f}", held, told]
+        seconds = row["seconds"]
+        cells += [f"{sum(seconds.values()):.0f}", *(f"{seconds[stage]:.0f}" if stage in seconds else "" for stage in STAGES)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -387,6 +393,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("out/large"))
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
     parser.add_argument("--pixels", type=int, help="side of pictures; default: small ones on a CPU, the model's own on a GPU")
+    parser.add_argument("--table", action="store_true", help="run nothing: the table of what is in the folder")
     parser.add_argument("--settings", type=json.loads, help="further ones of an erasure, as JSON")
     parser.add_argument("--save", action="store_true", help="save the pipeline, and load it again with stock diffusers")
     parser.add_argument(
@@ -394,6 +401,10 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+    if args.table:
+        found = {name: args.output / f"{name}.json" for name in args.runs or (*RUNS, *LANGUAGE)}
+        print(table({name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.is_file()}))
+        return
     if len(args.runs) == 1:
         (name,) = args.runs
         if name in LANGUAGE:

@@ -35,7 +35,7 @@ def test_a_run_records_each_stage_and_stock_diffusers_loads_what_it_saved(large,
     }  # fmt: skip
     assert row["pixels"] == 32 and row["offloaded"] == offloaded and row["trained"] < row["weights"]
     assert row["estimated"] == row["estimate"]["peak"] and row["device"].endswith("threads")
-    assert "small-tiny | bfloat16 | 32 |" in large.table({"small-tiny": row})
+    assert "| small-tiny | 32 | 0 | 0 |" in large.table({"small-tiny": row})
 
 
 def test_a_language_model_goes_through_all_stages(large, monkeypatch):
@@ -59,7 +59,7 @@ def test_published_geometry_can_be_scaled(large):
 def test_the_command_passes_its_arguments_on(large, monkeypatch, tmp_path, capsys):
     """And makes the table of what was run."""
     row = {"dtype": "bfloat16", "pixels": 64, "weights": 1, "trained": 1, "peak": 1, "multiple_of_own_bytes": 1.0}
-    row |= {"estimated": 2e9, "seconds": {"repair": 3.0}}
+    row |= {"estimated": 2e9, "seconds": {"repair": 3.0}, "reserved": {"repair": 1e9}}
     given = []
     monkeypatch.setattr(large, "measure", lambda *args: given.append(args) or row)
     command = ["large.py", "sdxl-bf16", "--output", str(tmp_path), "--device", "cuda", "--pixels", "64", "--save"]
@@ -67,6 +67,6 @@ def test_the_command_passes_its_arguments_on(large, monkeypatch, tmp_path, capsy
     large.main()
     assert given == [("sdxl-bf16", "cuda", 64, True, Path("there"), {"max_steps": 1})]
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["large.py", "sdxl-bf16", "sdxl-bf16", "--output", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["large.py", "--table", "--output", str(tmp_path)])
     large.main()
-    assert capsys.readouterr().out.endswith("| sdxl-bf16 | bfloat16 | 64 | 0 | 0 | 0.0 | 1.00 | 2.0 | 3 |\n")
+    assert capsys.readouterr().out.endswith("| sdxl-bf16 | 64 | 0 | 0 | 0.0 | 1.00 | 1.0 | 2.0 | 3 |  |  |  |  | 3 |\n")
