@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import gc
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -185,12 +187,13 @@ def name_of(device: str) -> str:
 
 @contextmanager
 def alone(lock: Path | None) -> Iterator[None]:
-    """Wait for the others that are given the same file."""
+    """Wait for the others that are given the same file, and leave a line in it when it is one's turn."""
     if lock is None:
         yield
         return
     with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        print(os.getpid(), file=file, flush=True)
         yield
 
 
@@ -271,6 +274,7 @@ def measure(
     from cards import MODELS
 
     from scissorhands_hf import erase_concept
+    from scissorhands_hf.erasure import ErasureEstimate
 
     run = RUNS[name]
     small, gpu = name.startswith("small"), torch.device(device).type == "cuda"
@@ -285,12 +289,13 @@ def measure(
         watch = Watch(device)
         pipe = pipeline(name, device)
         part = "unet" if hasattr(pipe, "unet") else "transformer"
-        watch("estimate")
+        watch("checks")
         settings = {**run.settings, **(settings or {})}
         given = {**SHORT, **settings, "sampling": sampling}
-        estimate = erase_concept(pipe, "dress", dry_run=True, **given)
-        watch("checks")
-        report = erase_concept(pipe, "dress", callback=lambda progress: watch(progress.stage), **given)
+        seen: list[ErasureEstimate] = []
+        with mock.patch.object(ErasureEstimate, "announce", lambda estimate: seen.append(estimate)):
+            report = erase_concept(pipe, "dress", callback=lambda progress: watch(progress.stage), **given)
+        (estimate,) = seen
         if save:
             watch("save")
             pipe.save_pretrained(folder)

@@ -306,8 +306,10 @@ def _distance(module: nn.Module, backup: Path) -> float:
         for name, value in module.state_dict().items():
             if not value.is_floating_point():
                 continue
-            value = value.cpu().float()
-            original = file.get_tensor(name).float() if name in kept else value
+            if value.device.type == "mps":  # which has no float64
+                value = value.cpu()
+            value = value.float()
+            original = file.get_tensor(name).to(value) if name in kept else value
             way += (value - original).square().sum(dtype=torch.float64).item()
             size += original.square().sum(dtype=torch.float64).item()
     return math.sqrt(way / size) if size else 0.0

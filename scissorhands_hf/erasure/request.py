@@ -50,6 +50,8 @@ class ErasureRequest:
             are held in float32 meanwhile, and of all that are not the same afterwards.
         stays_offloaded (`bool`):
             Whether layers of the denoiser wait in main memory also while an adapter over them trains.
+        edited (`set[str]`):
+            Names of the weights that the closed-form edit solves for.
         edited_widths (`list[int]`):
             Of the inputs of layers that the closed-form edit solves for.
         estimate (`ErasureEstimate`, *optional*):
@@ -95,6 +97,7 @@ class ErasureRequest:
     held: set[str] = field(init=False)
     changed: set[str] = field(init=False)
     stays_offloaded: bool = field(init=False)
+    edited: set[str] = field(init=False)
     edited_widths: list[int] = field(init=False)
     estimate: ErasureEstimate | None = field(init=False)
     prompts: ConceptPrompts = field(init=False)
@@ -207,7 +210,7 @@ class ErasureRequest:
             self.edited_widths = [part.inputs.shape[-1] for part in parts]
             if self.args.trim_ratio:
                 check_scope(edited, scopes.reinit)
-        self.trained, self.reinit = set(scopes.trained), list(scopes.reinit)
+        self.edited, self.trained, self.reinit = edited, set(scopes.trained), list(scopes.reinit)
         self.held = self.changed = edited
         if self.adapter is not None:
             self.held = edited | (set(scopes.reinit) if self.args.trim_ratio else set())
