@@ -61,16 +61,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "forget_objective": "counterfactual", "trim_ratio": 0.001, "saliency": "relative", "projection": False,
     },
 }  # fmt: skip
-# Of a bed, settings by which `--chosen` replaces those above and the options. SmolLM2's are gentler: at 1e-4 SimNPO takes the
-# beginning of an answer for the answer, and the fact stays.
-CHOSEN: dict[str, dict[str, dict[str, Any]]] = {
-    "smollm2": {
-        "npo": {"learning_rate": 3e-5, "forget_weight": 0.2},
-        "simnpo": {"learning_rate": 3e-5},
-        "gradient difference": {"learning_rate": 3e-5, "forget_weight": 0.2},
-        "rmu": {"learning_rate": 3e-5},
-    }
-}
 GIVEN = ("original", "retrained")
 COLUMNS = {
     "forget loss": "{:.2f}",
@@ -164,8 +154,7 @@ class Bed:
         """A model that is measured as it is given, or that a method has gone over before."""
         if method in GIVEN:
             return self.measure(self.load(method))
-        chosen = CHOSEN[self.options.chosen].get(method, {}) if self.options.chosen else {}
-        return self.unlearn(METHODS[method] | chosen)
+        return self.unlearn(METHODS[method])
 
     def unlearn(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the original comes to by these settings, beside the common ones."""
@@ -311,7 +300,6 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--chosen", choices=list(CHOSEN), help="settings of each method as they were chosen for this model")
     options = parser.parse_args()
     if not options.table:
         if options.original is None or options.retrained is None:

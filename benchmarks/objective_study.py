@@ -60,24 +60,6 @@ SEARCH: dict[str, list[dict[str, Any]]] = {
         {"objective_beta": 0.1, "forget_weight": 0.3},
     ],
 }
-# For a pretrained model of 135M weights: 40 steps in batches of 4 to keep and 4 to forget. What was tried, one after the other.
-_FEW: dict[str, Any] = {"max_steps": 40, "per_device_train_batch_size": 4}
-SEARCH_SMOLLM2: dict[str, list[dict[str, Any]]] = {
-    "simnpo": [{"learning_rate": 1e-4, **_FEW}],
-    "simnpo ahead": [
-        {
-            "forget_objective": "simnpo", "projection": True, "learning_rate": 3e-5, **_FEW, "sharpness_radius": 0.1,
-            "memory_every": 4,
-        },
-    ],
-    "counterfactual": [{"learning_rate": 1e-4, **_FEW}],
-    "dpo": [
-        {"objective_beta": 0.1, "learning_rate": 5e-5, **_FEW},
-        {"objective_beta": 0.05, "learning_rate": 7e-5, **_FEW},
-        {"objective_beta": 0.03, "learning_rate": 1e-4, **_FEW},
-    ],
-}  # fmt: skip
-SEARCHES = {"small": SEARCH, "smollm2": SEARCH_SMOLLM2}
 # By how much each figure may miss: points of extraction (of relearned facts beyond the control's), nats from the control's
 # loss on the forget set, and percent of the original's retain extraction and perplexity.
 LIMITS = {"forget extraction": 5.0, "forget loss": 0.5, "retain extraction": 2.0, "perplexity": 2.0, "relearned": 10.0}
@@ -207,20 +189,16 @@ def main() -> None:
     parser.add_argument("--control", required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder that examples/invented_authors.py wrote")
     parser.add_argument("--output", type=Path, required=True)
-    known = list(dict.fromkeys(name for search in SEARCHES.values() for name in search))
-    parser.add_argument("--objectives", nargs="+", choices=known, help="default: all that are searched")
+    parser.add_argument("--objectives", nargs="+", choices=list(SEARCH), default=list(SEARCH))
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2], help="beside 0, on which the settings are chosen")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps, of 8 examples to keep and 8 to forget")
     parser.add_argument("--learning_rate", type=float, default=2e-4)
     parser.add_argument("--relearn_learning_rate", type=float, help="default: the same")
-    parser.add_argument("--search", choices=list(SEARCHES), default="small", help="which settings are tried")
     parser.add_argument("--every", type=int, default=6, help="ask every n-th question about those to keep")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     options.relearn_learning_rate = options.relearn_learning_rate or options.learning_rate
-    search = SEARCHES[options.search]
-    names = options.objectives or list(search)
     bed = AuthorsBed(options)
 
     def given(name: str) -> dict[str, float]:
@@ -233,22 +211,22 @@ def main() -> None:
     original, control = given("original"), given("control")
     heads = [("original", {}, [original]), ("control", {}, [control])]
     tried, table = list(heads), list(heads)
-    for objective in names:
+    for objective in options.objectives:
 
         def record(index: int, seed: int, objective: str = objective) -> dict[str, float]:
-            settings = search[objective][index]
+            settings = SEARCH[objective][index]
             path = options.output / f"{objective.replace(' ', '-')}-{index}-seed{seed}.json"
             return kept(path, lambda: {"settings": settings, **bed.run(objective, settings, seed)})["figures"]
 
         scored = []
-        for index, settings in enumerate(search[objective]):
+        for index, settings in enumerate(SEARCH[objective]):
             figures = record(index, 0)
             scored.append((excess(figures, original, control), index))
             tried.append((objective, settings, [figures]))
             print(objective, settings, f"excess {scored[-1][0]:.2f}", figures, flush=True)
         index = min(scored)[1]
         if options.seeds:
-            table.append((objective, search[objective][index], [record(index, seed) for seed in options.seeds]))
+            table.append((objective, SEARCH[objective][index], [record(index, seed) for seed in options.seeds]))
     (options.output / "search.md").write_text(as_table(tried, original, control), encoding="utf-8")
     (options.output / "table.md").write_text(as_table(table, original, control), encoding="utf-8")
     print(as_table(table if options.seeds else tried, original, control))

@@ -6,7 +6,7 @@ from typing import Any
 
 ASCENT = "ascent"
 # Where `forget_objective` is left open for a causal language model, without and with other answers beside the forget examples:
-# what measured best, see benchmarks/objective_study.py.
+# what measured best, see docs/measurements.md.
 OF_LANGUAGE_MODELS, WITH_OTHER_ANSWERS = "simnpo", "dpo"
 # Of diffusion pipelines alone, beside "ascent".
 PIPELINE_OBJECTIVES = ("redirect", "negative_guidance", "closed_form", "removal")
@@ -44,7 +44,7 @@ class ForgetObjective:
 
 
 # β of NPO as published; SimNPO's as published for TOFU's "forget10"; UNDIAL's is OpenUnlearning's (arXiv:2506.12618). At DPO's
-# usual 0.1 it stops while the own answers are likelier than unseen ones (benchmarks/objective_study.py).
+# usual 0.1 it stops while the own answers are likelier than unseen ones (docs/measurements.md).
 _TRAINER_OBJECTIVES = (
     ForgetObjective("ascent", weight=0.05),
     ForgetObjective("gradient_difference"),
