@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Of the loss of a model that knows nothing: added to losses before they are compared, for twice 0.01 nats is no damage.
 _FLOOR = 0.01
-# Of trim_damage_limit: a short repair at Trainer's own learning rate wins hardly anything back.
+# Of trim_damage_limit: a short repair at Trainer's own learning rate wins hardly anything back, and a long one not all
+# (docs/measurements.md).
 _TRIM_DAMAGE = 1.1
 
 
