@@ -121,7 +121,7 @@ def estimates(name: str) -> dict[str, dict[str, Any]]:
     from unittest import mock
 
     from scissorhands_hf import erase_concept
-    from scissorhands_hf.erasure.estimate import PROCESS
+    from scissorhands_hf.erasure.estimate import KERNELS, PROCESS
     from scissorhands_hf.erasure.families import Family
 
     pipe, side = pipeline(name), MODELS[name][2]
@@ -141,7 +141,7 @@ def estimates(name: str) -> dict[str, dict[str, Any]]:
             found = erase_concept(pipe, "dress", dry_run=True, sampling=sampling, **settings, **given)
             # While the denoiser trains the other parts wait in main memory; a text encoder may be larger than it.
             beside = max(0, max(encoders) - own)
-            found = replace(found, device="cuda", weights=own, working=found.working - PROCESS, others=beside)
+            found = replace(found, device="cuda", weights=own, working=found.working - PROCESS + KERNELS, others=beside)
             whole = replace(found, others=sum(encoders) + decoder)
             rows[label] = {**found.to_dict(), "not_offloaded": whole.peak}
     return rows
