@@ -22,7 +22,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "erasure"))
 
 CARDS = (24, 48, 80)
-SETTINGS: dict[str, dict[str, Any]] = {"default": {}, "adapter": {"repair_adapter": 16}, "edit alone": {"max_steps": 0}}
+NAMED = {"anchor": "coat"}  # of removal there is none
+REMOVAL = {"recipe": "removal", "neighbours": 0}  # which it would ask the denoiser for
+ALL_LAYERS = {"repair_adapter": 16, "trainable_target_modules": ["*"]}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": NAMED,
+    "adapter": {**NAMED, "repair_adapter": 16},
+    "edit alone": {**NAMED, "max_steps": 0},
+    "removal": REMOVAL,
+    "removal, adapter": {**REMOVAL, **ALL_LAYERS},
+}
 DECODER = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 32,
@@ -127,7 +136,7 @@ def estimates(name: str) -> dict[str, dict[str, Any]]:
     pipe, side = pipeline(name), MODELS[name][2]
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     own = sum(weight.nbytes for weight in (*denoiser.parameters(), *denoiser.buffers()))
-    settings = {"anchor": "coat", "concept_type": "object", "disable_tqdm": True, "report_images": 0, "use_cpu": True}
+    settings = {"concept_type": "object", "disable_tqdm": True, "report_images": 0, "use_cpu": True}
     encoders = [2_000_000 * millions for millions in TEXT_ENCODERS[name]]
     decoder = sum(weight.nbytes for weight in pipe.vae.parameters())
     rows = {}

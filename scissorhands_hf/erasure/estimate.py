@@ -57,7 +57,8 @@ class ErasureEstimate:
         trained (`int`):
             How many weights are trained.
         masters (`int`):
-            What the changed weights take in float32 beyond their own dtype.
+            What the changed weights take in float32 beyond their own dtype; on a CPU, where their old room is hardly ever of
+            use to others, beside it.
         gradients, optimizer, memories (`int`):
             Of the trained weights: gradients, the optimizer's state, and gradient memories or sensitivities.
         activations (`int`):
@@ -181,7 +182,9 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
     steps = args.max_steps > 0
     copy = _shapes(denoiser, request)
     count = sum(weight.numel() for weight in copy.parameters() if weight.requires_grad) if steps else 0
-    masters = sum(numbers[name] * (4 - denoiser.get_parameter(name).element_size()) for name in request.held)
+    sizes = {name: denoiser.get_parameter(name).element_size() for name in request.held}
+    # Main memory keeps the holes that weights of half precision leave among others.
+    masters = sum(numbers[name] * (4 - (0 if on_cpu else size)) for name, size in sizes.items() if size < 4)
     candidates = request.trained if request.adapter is None else request.reinit
     compared = sum(numbers[name] for name in (candidates if args.trim_ratio else ()))
     memories = 4 * max(args.memory_batches * count if args.projection else 0, compared)

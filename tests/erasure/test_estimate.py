@@ -61,7 +61,7 @@ def test_each_setting_that_saves_memory_is_in_the_estimate():
     assert needed(per_device_train_batch_size=1).activations == pytest.approx(plain.activations / 2, rel=0.05)
     assert needed(optim="adafactor").optimizer == 0
     half = needed(torch.bfloat16, trainable_target_modules=TEXT_LAYERS)
-    assert half.weights == pytest.approx(few.weights / 2, rel=0.01) and half.masters == 2 * half.trained
+    assert half.weights == pytest.approx(few.weights / 2, rel=0.01) and half.masters == 4 * half.trained
     assert needed(bf16=True).activations < 0.75 * plain.activations
     alone = needed(max_steps=0)
     assert alone.trained == alone.activations == alone.masters == alone.optimizer == 0 and alone.steps == 0
@@ -99,7 +99,12 @@ def test_on_an_accelerator_the_other_parts_count_while_pictures_are_drawn(offloa
     found = erase_concept(pipe, "dress", dry_run=True, repair_adapter=2, **QUICK)
     beside = sum(value.nbytes for part in (pipe.vae, pipe.text_encoder) for value in (*part.parameters(), *part.buffers()))
     own = sum(value.nbytes for value in (*pipe.unet.parameters(), *pipe.unet.buffers()))
-    assert on_cpu.others == 0 and on_cpu.weights == own + beside and found.others == others * beside
+    assert (
+        found.masters == on_cpu.masters / 2 > 0
+        and on_cpu.others == 0
+        and on_cpu.weights == own + beside
+        and found.others == others * beside
+    )
     assert found.weights < own / 10 if offloaded == "leaves" else found.weights == own
 
 
