@@ -130,27 +130,24 @@ def estimates(name: str) -> dict[str, dict[str, Any]]:
     from unittest import mock
 
     from scissorhands_hf import erase_concept
-    from scissorhands_hf.erasure.estimate import KERNELS, PROCESS
     from scissorhands_hf.erasure.families import Family
 
     pipe, side = pipeline(name), MODELS[name][2]
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    own = sum(weight.nbytes for weight in (*denoiser.parameters(), *denoiser.buffers()))
     settings = {"concept_type": "object", "disable_tqdm": True, "report_images": 0, "use_cpu": True}
     encoders = [2_000_000 * millions for millions in TEXT_ENCODERS[name]]
     decoder = sum(weight.nbytes for weight in pipe.vae.parameters())
     rows = {}
-    # Weights without memory are refused elsewhere; prompts are encoded on the CPU, and counted as on a GPU.
+    # Weights without memory are refused elsewhere; prompts are encoded on the CPU, and counted is as on a GPU.
     with (
         mock.patch("scissorhands_hf.erasure.request.check_pipeline"),
+        mock.patch("scissorhands_hf.erasure.estimate._kind", lambda device: "cuda"),
         mock.patch.object(Family, "device", torch.device("cpu")),
     ):
         for label, given in SETTINGS.items():
             sampling = {"height": side, "width": side}
             found = erase_concept(pipe, "dress", dry_run=True, sampling=sampling, **settings, **given)
             # While the denoiser trains the other parts wait in main memory; a text encoder may be larger than it.
-            beside = max(0, max(encoders) - own)
-            found = replace(found, device="cuda", weights=own, working=found.working - PROCESS + KERNELS, others=beside)
+            found = replace(found, others=max(0, max(encoders) - found.weights))
             whole = replace(found, others=sum(encoders) + decoder)
             rows[label] = {**found.to_dict(), "not_offloaded": whole.peak}
     return rows

@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 MARGIN = 1.15
 # What the process itself grows by on a CPU: kernels that are compiled when first needed, threads, what the allocator keeps.
 PROCESS = 80_000_000
-# What kernels take on a GPU for themselves: matrix products and convolutions.
-KERNELS = 500_000_000
 # Matrices of float64 in a [`ClosedFormEdit`], and how many more while it is solved for.
 EDIT_MATRICES, SOLVING_MATRICES = 4, 4
 # Checkpoints on disk at once: the best, the last, and the next before the last is removed.
@@ -68,8 +66,8 @@ class ErasureEstimate:
         solving (`int`):
             What solving for it takes beside them.
         working (`int`):
-            What a layer or a step of the optimizer takes for itself: twice the largest trained weight, and what the process
-            grows by on a CPU, or its kernels take on a GPU.
+            What a layer or a step of the optimizer takes for itself: twice the largest trained weight, and on a CPU what the
+            process grows by.
         pictures (`int`):
             Drawing the pictures that are drawn at once: the larger of the denoiser's step and the decoder's.
         disk (`int`):
@@ -228,7 +226,7 @@ def estimate_erasure(request: "ErasureRequest") -> ErasureEstimate | None:
         + (CHECKPOINTS * 4 * count if steps else 0),
         edit=EDIT_MATRICES * sum(sides),
         solving=SOLVING_MATRICES * max(sides, default=0),
-        working=(8 * largest if steps else 0) + (PROCESS if on_cpu else KERNELS),
+        working=(8 * largest if steps else 0) + (PROCESS if on_cpu else 0),
         passes=passes,
         others=0 if on_cpu else _beside(denoiser, own_weights, others),
         steps=args.max_steps,
