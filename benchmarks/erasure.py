@@ -2,7 +2,7 @@
 
     python benchmarks/erasure.py --output out/erasure                 # all methods, concepts and seeds that are not there yet
     python benchmarks/erasure.py --methods ours esd-x --concepts dress --seeds 0
-    python benchmarks/erasure.py --output out/erasure --table         # Markdown tables, and relearning.png beside the results
+    python benchmarks/erasure.py --output out/erasure --table         # tables; relearning.png and attacks.png beside them
 
 Each run of a method on a concept with a seed is saved at once to a JSON file of its own; runs whose file exists are skipped,
 and several processes may share a folder. Needs the raw Fashion-MNIST files (Debian package dataset-fashion-mnist). What is

@@ -81,7 +81,7 @@ def steps_until_back(curve: dict[str, float]) -> float:
 
 
 def print_tables(folder: Path, concepts: Sequence[str]) -> None:
-    """Print Markdown and write relearning.png into the folder."""
+    """Print Markdown; relearning.png and, of runs with probes, attacks.png are written into the folder."""
     results = load(folder, concepts)
     originals = {(r["concept"], r["seed"]): r for r in results if r["method"] == "original"}
     runs: dict[str, list[Result]] = defaultdict(list)
@@ -107,6 +107,43 @@ def print_tables(folder: Path, concepts: Sequence[str]) -> None:
             print(relearning_table(members) + "\n")
     print("## Relearning, all concepts\n\n" + relearning_table(runs, methods))
     print(f"\n![Relearning curves]({draw_relearning(folder, concepts, runs, methods).name})")
+    if attacks := draw_attacks(folder, concepts, runs, methods):
+        print(f"\n![The concept under attack]({attacks.name})")
+
+
+def draw_attacks(folder: Path, concepts: Sequence[str], runs: dict[str, list[Result]], methods: Sequence[str]) -> Path | None:
+    """A panel for each concept: its share under each attack, mean over seeds, a bar for each method; None without probes."""
+    probed = {
+        concept: {
+            name: some for name in methods if (some := [r for r in runs[name] if r["concept"] == concept and "probes" in r])
+        }
+        for concept in concepts
+    }
+    probed = {concept: members for concept, members in probed.items() if members}
+    if not probed:
+        return None
+    figure = Figure(figsize=(9, 3.1 * len(probed)), layout="constrained")
+    panels = figure.subplots(len(probed), 1, squeeze=False)[:, 0]
+    for axes, (concept, members) in zip(panels, probed.items(), strict=True):
+        attacks = list(next(iter(members.values()))[0]["probes"])
+        width = 0.8 / len(members)
+        for index, (name, results) in enumerate(members.items()):
+            shares = [[mean_share(r, "concept"), *(r["probes"][attack] for attack in attacks)] for r in results]
+            style = (
+                {"color": "0.75"} if name == "original" else {"color": "black"} if name == "control" else {"color": f"C{index}"}
+            )
+            places = [place + (index - (len(members) - 1) / 2) * width for place in range(len(attacks) + 1)]
+            axes.bar(places, np.mean(shares, axis=0), width, label=name, **style)
+        axes.set_xticks(range(len(attacks) + 1), [name.replace(" ", "\n", 1) for name in ("its words", *attacks)], fontsize=8)
+        axes.set_title(f"“{concept}” under attack", fontsize=10)
+        axes.set_ylabel("pictures that show it, %", fontsize=8)
+        axes.set_ylim(0, 103)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    path = folder / "attacks.png"
+    figure.savefig(path, dpi=130)
+    return path
 
 
 def probes_table(runs: dict[str, list[Result]]) -> str:

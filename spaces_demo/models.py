@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHIPPED_NAME = "Fashion pipeline (shipped, 32×32 pixels, seconds)"
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "fashion_pipeline"
 # What the shipped pipeline would be if it had never seen a concept, by its name.
-CONTROL_FOLDERS = {name: SHIPPED_FOLDER.with_name(f"fashion_pipeline_without_{name}") for name in ("dress", "sneaker")}
+CONTROL_FOLDERS = {name: SHIPPED_FOLDER.with_name(f"fashion_pipeline_without_{name}") for name in ("dress", "sneaker", "red")}
 CLASSIFIER_FOLDER = Path(__file__).resolve().parent / "fashion_classifier"
 AUTHORS_FOLDER = Path(__file__).resolve().parent / "authors_model"
 # What of a repository is downloaded: weights as safetensors in their full variant, and the small files around them.

@@ -14,8 +14,8 @@ from spaces_demo.logic import Workbench
 
 NAMES = ("Original", "Unlearned")
 PROBING = """
-A few pictures of each, by the erased pipeline, the original, and for “dress” and “sneaker” a shipped pipeline that never saw
-one. The attacker has the weights, and as many pictures of the concept as a share has, drawn by the original.
+A few pictures of each, by the erased pipeline, the original, and for “dress”, “sneaker” and “red” a shipped pipeline that never
+saw one. The attacker has the weights, and as many pictures of the concept as a share has, drawn by the original.
 
 - **words**: its own words. **empty**: no words at all.
 - **token**: a new word of one or four vectors, learned from the attacker's pictures in 150 steps; no weight is changed.

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import cycle, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def _train(
         callbacks = [StageCallback(reporter.tell)]
         adversary = None
         if args.forget_objective == "removal" and args.adversarial_states:
-            adversary = AdversarialStates(material.table, _first_attacks(request))
+            adversary = AdversarialStates(material.table, first_attacks(request))
         trainer = ConceptErasureTrainer(
             family, args, *examples, material.table, callbacks, material.edit, adversary, _trimmed_below(request)
         )
@@ -254,13 +254,12 @@ def _say_what_changed(report: ConceptErasureReport, change: float, moved: float)
         logger.warning(report.warnings[-1])
 
 
-def _first_attacks(request: ErasureRequest) -> list[str]:
-    """What adversarial states begin as: prompts of the concepts, and of what is kept, in turn."""
-    prompts, count = request.prompts, request.args.adversarial_states
-    asking = [text for column in zip_longest(*prompts.asking.values()) for text in column if text is not None]
-    kept = list(dict.fromkeys(["", *prompts.retain])) if request.retain_images is None else [""]
-    starts = [text for pair in zip(asking, cycle(kept), strict=False) for text in pair]
-    return [starts[number % len(starts)] for number in range(count)]
+def first_attacks(request: ErasureRequest) -> list[str]:
+    """What adversarial states begin as: prompts of the concepts, and the empty one, in turn. Not prompts of what is kept: what
+    is near those states would be lost with them."""
+    asking = [text for column in zip_longest(*request.prompts.asking.values()) for text in column if text is not None]
+    starts = [text for own in asking for text in (own, "")]
+    return [starts[number % len(starts)] for number in range(request.args.adversarial_states)]
 
 
 def _draw_report(request: ErasureRequest, reporter: Reporter, last: bool) -> dict[str, list[Any]]:

@@ -53,7 +53,7 @@ class ErasureSettings:
             Of `"bayes"`: the most that the strength η = γ/(1 − γ) of the negative guidance may be, ≥ 0.
         removal_strength (`float`, *optional*):
             Of `"neighbours"`: how far pictures are led from the concept to these and beyond, ≥ 0, where the model is sure that
-            they show it; 1 for what is nearest itself. Default: 1.75. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by
+            they show it; 1 for what is nearest itself. Default: 2. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by
             how sure the model is of the concept, picture by picture.
         empty_prompt_share (`float`, *optional*, defaults to 0.25):
             Of the objective `"removal"`: share of the noisy examples, in [0, 1], that are asked for without words.
@@ -111,7 +111,7 @@ class ErasureSettings:
     )
     removal_cap: float = field(default=3.0, metadata={"help": "The most that η of 'removal' may be, >= 0."})
     removal_strength: float | None = field(
-        default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 1.75; of 'bayes' by its γ."}
+        default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 2; of 'bayes' by its γ."}
     )
     empty_prompt_share: float = field(default=0.25, metadata={"help": "Of 'removal': share of examples without words."})
     neighbours: int = field(

@@ -169,6 +169,12 @@ def test_the_tables_hold_means_over_runs(tmp_path, capsys):
     ]
     assert "## coat" not in printed and "| ours | 0.0 ± 0.0 | 40.0 ± 0.0 | 65.0 ± 7.1 | 16.2 ± 1.8 | 90.0 ± 0.0 |" in printed
     assert (tmp_path / "relearning.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert not (tmp_path / "attacks.png").exists()
+    probed = {**result("ours", 1, 2.0, 92, 0.084), "probes": {"token 1 vector": 30.0, "empty": 1.0}}
+    (tmp_path / "ours_dress_1.json").write_text(json.dumps(probed))
+    erasure_table.print_tables(tmp_path, ["dress", "coat"])
+    assert "(attacks.png)" in capsys.readouterr().out
+    assert (tmp_path / "attacks.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_table_of_probes_has_a_column_for_each_attack():

@@ -10,6 +10,7 @@ from tiny_pipelines import tiny_flux, tiny_pixart, tiny_sd3, tiny_sdxl, tiny_sta
 from scissorhands_hf import erase_concept
 from scissorhands_hf.erasure import ConceptErasureConfig, settings
 from scissorhands_hf.erasure.adversarial_states import AdversarialStates
+from scissorhands_hf.erasure.erase import first_attacks
 from scissorhands_hf.erasure.erasure_trainer import ConceptErasureTrainer
 from scissorhands_hf.erasure.families import family_of
 from scissorhands_hf.erasure.noisy_examples import PromptTable, collate
@@ -110,6 +111,21 @@ def test_every_family_can_be_made_to_forget_so(make):
     assert any(not torch.equal(before[name], value) for name, value in after.items())
     assert report.trim["trimmed"] > 0 and report.settings["forget_objective"] == "removal"
     assert {"adversary", "memory", "sensitivity"} <= set(report.seconds)
+
+
+def test_attacks_begin_at_the_concept_and_at_no_words_never_at_what_is_kept():
+    request = prepare(tiny_stable_diffusion(), adversarial_states=6)[0]
+    starts = first_attacks(request)
+    own = {text for texts in request.prompts.asking.values() for text in texts}
+    assert len(starts) == 6 and set(starts[::2]) <= own and set(starts[1::2]) == {""}
+    assert not set(starts[::2]) & set(request.prompts.retain)
+
+
+def test_without_an_adversary_nobody_attacks():
+    report = erase_concept(
+        tiny_stable_diffusion(), "dress", sampling=SAMPLING, report_images=0, **{**QUICK, "adversarial_states": 0}
+    )
+    assert "adversary" not in report.seconds
 
 
 @pytest.mark.parametrize(
