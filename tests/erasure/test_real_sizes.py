@@ -218,7 +218,7 @@ def test_frozen_weights_stay_in_half_precision_and_all_is_computed_as_if_they_we
         before, order = state(denoiser), [(name, id(weight)) for name, weight in denoiser.named_parameters()]
         kinds = [type(module) for module in denoiser.modules()]
         if everything:
-            monkeypatch.setattr(erase, "in_float32", lambda module, changed: in_float32(module))
+            monkeypatch.setattr(erase, "in_float32", lambda module, changed, copied: in_float32(module))
         held.clear()
         erase_concept(pipe, "dress", max_grad_norm=0, **settings_for(pipe))
         results.append(state(denoiser))
