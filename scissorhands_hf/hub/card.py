@@ -260,15 +260,18 @@ def _method(reports: Sequence[dict[str, Any]]) -> Safe:
             "the layers that read prompts were solved for in closed form, to answer what was removed as something else and "
             "beyond (after [arXiv:2308.14761](https://arxiv.org/abs/2308.14761))"
         )
-    targets = [
-        report["settings"].get("removal_target", "bayes")  # the only one of reports from before there was a choice
-        for report in reports
-        if report.get("settings", {}).get("forget_objective") == "removal"
-    ]
-    if targets:
+    removals = [report["settings"] for report in reports if report.get("settings", {}).get("forget_objective") == "removal"]
+    if removals:
+        # Neighbours were not there to choose in the first reports; the other two were, and were the default.
+        targets = dict.fromkeys(settings.get("removal_target", "bayes") for settings in removals)
+        ways = ["with words"]
+        if any(settings.get("empty_prompt_share", 0.25) for settings in removals):
+            ways.append("without")
+        if any(settings.get("adversarial_states", 4) for settings in removals):
+            ways.append("under text states made to bring them back")
         steps.append(
-            "the pictures of what was removed were taught, with words, without, and under text states made to bring them back, "
-            + " or ".join(_TARGETS[target] for target in dict.fromkeys(targets))
+            f"the pictures of what was removed were taught, {', '.join(ways[:-1])}{' and ' if ways[1:] else ''}{ways[-1]}, "
+            + " or ".join(_TARGETS[target] for target in targets)
         )
     others = dict.fromkeys(report.get("settings", {}).get("forget_objective") for report in reports)
     against = [code(name) for name in others if name not in (None, "closed_form", "removal")]

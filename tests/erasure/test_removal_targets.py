@@ -237,20 +237,27 @@ def test_pictures_are_taken_for_the_nearest_things_as_surely_as_they_show_the_co
 
 
 @pytest.mark.parametrize(
-    ("concept", "kind", "prompt", "expected"),
+    ("concept", "kind", "prompt", "expected", "known"),
     [
-        ("red", "attribute", "a photo of a red coat", "a photo of a {} coat"),
-        ("dress", None, "a dress", "a photo of a {}"),
+        ("red", "attribute", "a photo of a red coat", "a photo of a {} coat", ["blue"]),
+        ("dress", None, "a dress", "a photo of a {}", ["coat", "bag"]),
     ],
 )
-def test_what_stands_in_for_a_prompt_is_what_it_asks_for_with_another_word(concept, kind, prompt, expected):
+def test_what_stands_in_for_a_prompt_is_what_it_asks_for_with_another_word(concept, kind, prompt, expected, known):
     config = {**QUICK, "neighbours": 3}
     request = ErasureRequest(tiny_stable_diffusion(), concept, concept_type=kind, sampling=SAMPLING, config=config)
     others = request.prompts.others
     assert set(others) == set(request.prompts.asking[concept])
-    near = request.prompts.neighbours
-    assert 1 <= len(near) <= 3  # those that the tokenizer knows
-    assert others[prompt] == [expected.format(word) for word in near]
+    assert request.prompts.neighbours == known, "of three asked for all that the tokenizer knows"
+    assert others[prompt] == [expected.format(word) for word in known]
+
+
+def test_where_it_is_not_said_pictures_are_led_twice_as_far_as_what_is_nearest():
+    open_, said, nearest_alone = (
+        prepare(tiny_stable_diffusion(), neighbours=2, **settings)[2][1].targets
+        for settings in ({}, {"removal_strength": 2.0}, {"removal_strength": 1.0})
+    )
+    assert torch.equal(open_, said) and not torch.allclose(open_, nearest_alone, atol=1e-4)
 
 
 def test_without_neighbours_bayes_rule_takes_their_place_and_the_report_says_so():

@@ -179,6 +179,20 @@ def test_what_a_removal_aimed_at_is_told(settings: dict[str, str], said: str) ->
     assert said in card and ("given to what is nearest" in card) != ("Bayes" in card)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "taught, with words, without and under text states made to bring them back, as"),
+        ({"adversarial_states": 0}, "taught, with words and without, as"),
+        ({"adversarial_states": 0, "empty_prompt_share": 0.0}, "taught, with words, as"),
+    ],
+)
+def test_a_removal_is_said_to_be_asked_for_in_the_ways_that_it_was(settings: dict[str, float], said: str) -> None:
+    info = pipeline_info("StableDiffusionPipeline")
+    info.reports = [concept_report("dress", "a dress", settings={"forget_objective": "removal", **settings})]
+    assert said in " ".join(str(build_card(info, info.reports[0])).split())
+
+
 def test_a_summary_keeps_counts_and_drops_words() -> None:
     report = concept_report("Ms Jones", "a photo of Ms Jones", settings={"concept": "Ms Jones", "lr": 0.1, "recipe": "jones"})
     for disclose in ("summary", "none"):
