@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..core.sensitivity import is_finite
-from .field_checks import require_not_negative
+from .field_checks import require, require_not_negative
 from .forget_choice import TRAINER_OBJECTIVES
 from .scissorhands_config import ScissorhandsConfig
 from .weight_states import adapters, dequantised, meta_weight, quantisation, sharded_weight
@@ -82,8 +82,13 @@ def check_optimizer(args: TrainingArguments, model: nn.Module) -> None:
         ImportError: the optimizer's package is missing.
         ValueError: the optimizer needs further settings, or is given numbers that it cannot step by.
     """
-    numbers = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
-    require_not_negative(args, *(name for name in numbers if getattr(args, name) is not None))
+    require_not_negative(args, "learning_rate", "weight_decay", "adam_epsilon")
+    for beta in ("adam_beta1", "adam_beta2"):
+        require(args, beta, 0 <= getattr(args, beta) < 1, "must lie in [0, 1), as 0.9")
+    # Infinite is a norm that is looked at and never cut.
+    require(
+        args, "max_grad_norm", args.max_grad_norm is None or args.max_grad_norm >= 0, "must be a number >= 0; 0 for no clipping"
+    )
     name = getattr(args.optim, "value", args.optim)
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, model)

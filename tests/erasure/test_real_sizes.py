@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import math
 import re
 import tempfile
 import weakref
@@ -171,6 +172,8 @@ class Counted:
         ({"optim": "galore_adamw"}, (ImportError, ValueError), "optim='galore_adamw'"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate=nan must be a number >= 0"),
         ({"max_grad_norm": -1.0}, ValueError, "max_grad_norm=-1.0 must be a number >= 0"),
+        ({"max_grad_norm": float("nan")}, ValueError, "max_grad_norm=nan must be a number >= 0"),
+        ({"adam_beta1": 1.5}, ValueError, r"adam_beta1=1.5 must lie in \[0, 1\)"),
         ({"fsdp": True}, ValueError, "fsdp=True is not supported"),
         ({"n_gpu": 2}, ValueError, "2 GPUs in one process.*CUDA_VISIBLE_DEVICES"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, ValueError, "gradient_checkpointing_kwargs"),
@@ -185,6 +188,11 @@ def test_what_cannot_work_is_refused_at_the_call(given, kind, match, monkeypatch
     with pytest.raises(kind, match=match):
         erase_concept(pipe, "dress", **given, **QUICK)
     assert counted.calls == 0
+
+
+def test_a_norm_without_end_is_looked_at_and_never_cut():
+    report = erase_concept(tiny_stable_diffusion(), "dress", max_grad_norm=float("inf"), **QUICK)
+    assert all(math.isfinite(row["grad_norm"]) for row in report.history if "grad_norm" in row)
 
 
 FAMILIES = {"sd": tiny_stable_diffusion, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux, "pixart": tiny_pixart}
