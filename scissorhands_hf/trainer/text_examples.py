@@ -74,7 +74,8 @@ class TextEncoder:
     def __call__(self, row: Mapping[str, Any], index: int | None = None) -> dict[str, Any]:
         """
         Lists of numbers, without padding: `input_ids`, `attention_mask`, `labels` (-100 where nothing is to be learned), and
-        with a column `counterfactual` the same for that answer, as `counterfactual_input_ids` and `counterfactual_labels`.
+        with a column `counterfactual` the same for that answer, as `counterfactual_input_ids` and `counterfactual_labels`; None
+        where the row has none.
 
         Raises:
             ValueError: the row cannot be read, or nothing of its answer is left by `max_length`.
@@ -86,6 +87,8 @@ class TextEncoder:
             if row.get(OTHER_ANSWER_COLUMN):
                 other, other_labels, _ = self._encode(TextRow(found.prompt, row[OTHER_ANSWER_COLUMN]))
                 encoded |= dict(zip(_OTHER, (other, other_labels), strict=True))
+            elif OTHER_ANSWER_COLUMN in row:
+                encoded |= dict.fromkeys(_OTHER)
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from error
         return encoded
@@ -203,8 +206,13 @@ def encode_texts(argument: str, dataset: Any, encoder: TextEncoder) -> datasets.
         ValueError: naming the first row that cannot be encoded.
     """
     rows = dataset if isinstance(dataset, datasets.Dataset) else datasets.Dataset.from_list([dict(row) for row in dataset])
+    # Said beforehand, for it cannot be seen in rows that have no other answer.
+    tokens = datasets.List(datasets.Value("int64"))
+    other = dict.fromkeys(_OTHER, tokens) if OTHER_ANSWER_COLUMN in rows.column_names else {}
+    new = {**dict.fromkeys(_ENCODED, tokens), **other, _WAS_CUT: datasets.Value("bool")}
+    features = datasets.Features({**rows.features, **new})
     try:
-        encoded = rows.with_format(None).map(encoder, with_indices=True, desc=f"Tokenizing {argument}")
+        encoded = rows.with_format(None).map(encoder, with_indices=True, features=features, desc=f"Tokenizing {argument}")
     except ValueError as error:
         raise ValueError(f"{argument}, {error}") from error
     cut = sum(encoded[_WAS_CUT])
@@ -217,6 +225,8 @@ def encode_texts(argument: str, dataset: Any, encoder: TextEncoder) -> datasets.
             argument,
             encoder.max_length,
         )
+    if other and all(ids is None for ids in encoded[_OTHER[0]]):
+        encoded = encoded.remove_columns(list(_OTHER))
     return encoded.remove_columns(_WAS_CUT)
 
 

@@ -18,7 +18,7 @@ from transformers import (
 
 from scissorhands_hf import ScissorhandsTrainer
 from scissorhands_hf.trainer.language_models import language_figures, unlearn_language_model
-from scissorhands_hf.trainer.text_examples import TextCollator, TextEncoder
+from scissorhands_hf.trainer.text_examples import TextCollator, TextEncoder, encode_texts
 
 
 ASKED = "Where was Ada born?"
@@ -260,6 +260,35 @@ def test_other_answers_of_raw_text_are_what_is_taught_instead(config) -> None:
     other = trainer.sets["forget"].batch([0])["other_answer"]
     assert tokenizer.decode(other["labels"][other["labels"] != -100]).startswith("Ada was born in Oslo.")
     trainer.train()
+
+
+@pytest.mark.parametrize("answers", [["Ada was born in Oslo.", None], [None, "Al was born in Oslo."]])
+@pytest.mark.parametrize("objective", [None, "dpo"])
+def test_a_row_without_another_answer_is_named(config, answers, objective) -> None:
+    tokenizer = tiny_tokenizer()
+    args = config(trim_ratio=0.0, forget_objective=objective)
+    where = rf"forget_dataset\[{answers.index(None)}\] has no other answer" if objective else "not all examples have one"
+    with pytest.raises(ValueError, match=where):
+        ScissorhandsTrainer(
+            model=tiny_model(tokenizer), args=args, train_dataset=questions(("Bo", "Cy", "Di", "Ed")),
+            forget_dataset=questions(("Ada", "Al"), counterfactual=answers), processing_class=tokenizer,
+        )  # fmt: skip
+
+
+def test_other_answers_that_only_what_is_forgotten_has_do_no_harm_to_what_is_kept(config) -> None:
+    tokenizer = tiny_tokenizer()
+    for kept in ([None] * 4, ["Bo was born in Oslo.", None, None, None]):
+        trainer = ScissorhandsTrainer(
+            model=tiny_model(tokenizer), args=config(trim_ratio=0.0),
+            train_dataset=questions(("Bo", "Cy", "Di", "Ed"), counterfactual=kept),
+            forget_dataset=questions(("Ada", "Al"), counterfactual=["Ada was born in Oslo.", "Al was born in Oslo."]),
+            processing_class=tokenizer,
+        )  # fmt: skip
+        assert trainer.objective.name == "dpo"
+        trainer.train()
+    assert not any(name.startswith("counterfactual_") for name in encode_texts(
+        "train_dataset", questions(("Bo",), counterfactual=[None]), TextEncoder(tokenizer)
+    ).column_names)  # fmt: skip
 
 
 def test_figures_before_and_after_are_measured_in_the_same_precision(config, tmp_path) -> None:
