@@ -7,7 +7,7 @@ from typing import Any
 ASCENT = "ascent"
 # Where `forget_objective` is left open for a causal language model, without and with other answers beside the forget examples:
 # what measured best, see docs/measurements.md.
-OF_LANGUAGE_MODELS, WITH_OTHER_ANSWERS = "simnpo", "dpo"
+OF_LANGUAGE_MODELS, WITH_OTHER_ANSWERS = "undial", "dpo"
 # Of diffusion pipelines alone, beside "ascent".
 PIPELINE_OBJECTIVES = ("redirect", "negative_guidance", "closed_form", "removal")
 

@@ -50,7 +50,7 @@ class UnlearningSettings:
             objectives of pipelines, 1 of the others.
         forget_objective (`str`, *optional*):
             What repair minimises beside L(D_r). Default of causal language models, unless `forget_loss_ceiling` is given or the
-            loss is not their own: `"dpo"` where each forget example has another answer, else `"simnpo"`; of all others
+            loss is not their own: `"dpo"` where each forget example has another answer, else `"undial"`; of all others
             `"ascent"`, as in the paper.
 
             - `"ascent"`: −λ·L(D_f) up to `forget_loss_ceiling`; `"gradient_difference"`: without a ceiling (arXiv:2203.12817).
@@ -178,7 +178,7 @@ class UnlearningSettings:
         default=None,
         metadata={
             "help": "What is minimised on the forget set. Default: of causal language models 'dpo' where there are other "
-            "answers, else 'simnpo'; of others 'ascent'. 'removal', 'closed_form', 'redirect', …: of pipelines.",
+            "answers, else 'undial'; of others 'ascent'. 'removal', 'closed_form', 'redirect', …: of pipelines.",
             "choices": OBJECTIVE_NAMES,
         },
     )

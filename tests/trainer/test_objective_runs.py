@@ -328,7 +328,7 @@ def test_retain_objectives_of_the_other_door(config) -> None:
 def test_causal_language_models_have_another_default_than_the_papers(config) -> None:
     """By the model; and explicit arguments win."""
     ascends = {"forget_loss_ceiling": 1e9}
-    assert trainer_for(config, forget=unanswered()).objective.name == "simnpo"
+    assert trainer_for(config, forget=unanswered()).objective.name == "undial"
     assert trainer_for(config).forget_weight == 1.0 and trainer_for(config, forget_weight=0.3).forget_weight == 0.3
     assert trainer_for(config, **ascends).objective.name == "ascent"
     assert trainer_for(config, **ascends).forget_weight == 0.05
@@ -349,7 +349,7 @@ def test_a_run_by_the_default_says_which_objective_it_was(config) -> None:
     trainer = trainer_for(config, forget=unanswered())
     trainer.train()
     settings = trainer.report().settings
-    assert (settings["forget_objective"], settings["forget_weight"], settings["objective_beta"]) == ("simnpo", 1.0, 4.5)
+    assert (settings["forget_objective"], settings["forget_weight"], settings["objective_beta"]) == ("undial", 1.0, 10.0)
 
 
 def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said(config) -> None:
@@ -366,9 +366,9 @@ def test_other_answers_are_used_where_all_examples_have_them_and_nothing_is_said
         dict(zip(ANSWER_COLUMNS, ("counterfactual_ids", "counterfactual_text"), strict=True))
     )
     for forget in (some, misspelt):
-        with pytest.raises(ValueError, match="forget_dataset has counterfactual_.*say forget_objective='simnpo'"):
+        with pytest.raises(ValueError, match="forget_dataset has counterfactual_.*say forget_objective='undial'"):
             trainer_for(config, forget=forget)
-        assert trainer_for(config, forget=forget, forget_objective="simnpo").objective.name == "simnpo"
+        assert trainer_for(config, forget=forget, forget_objective="undial").objective.name == "undial"
     listed = [dict(whole[index]) for index in range(8)]
     assert trainer_for(config, forget=listed).objective.name == "dpo"
 
