@@ -17,7 +17,7 @@ help:
 	@echo "make test-browser  press the Space's buttons in a headless Chromium; screenshots in out/screenshots"
 	@echo "make docs       the documentation, in out/docs/index.html"
 	@echo "make bench      what each stage costs in time and memory"
-	@echo "make bench-large  memory of erasing from pipelines of real geometry, by stage; up to 14 GB"
+	@echo "make bench-large  memory of erasing from pipelines of real geometry, by stage, one of each kind: up to 14 GB, and about half an hour; what is in out/large is not run again"
 	@echo "make lint       what the linter and the formatter object to"
 	@echo "make format     format and fix the code"
 	@echo "make clean      remove .venv and out/"
@@ -69,7 +69,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
 
 bench-large: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py --output out/large
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py --output out/large --save
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

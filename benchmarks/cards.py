@@ -24,13 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "erasure"))
 CARDS = (24, 48, 80)
 NAMED = {"anchor": "coat"}  # of removal there is none
 REMOVAL = {"recipe": "removal", "neighbours": 0}  # which it would ask the denoiser for
-ALL_LAYERS = {"repair_adapter": 16, "trainable_target_modules": ["*"]}
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": NAMED,
     "adapter": {**NAMED, "repair_adapter": 16},
     "edit alone": {**NAMED, "max_steps": 0},
     "removal": REMOVAL,
-    "removal, adapter": {**REMOVAL, **ALL_LAYERS},
+    "removal, all weights": {**REMOVAL, "trainable_target_modules": ["*"]},
 }
 DECODER = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2,

@@ -88,7 +88,9 @@ class ErasureSettings:
         repair_adapter (`int` or `peft.LoraConfig`, *optional*):
             Repair trains a low-rank adapter (LoRA) of this rank over the frozen denoiser, instead of its weights, and merges it
             at the end: the result is plain weights again. Of a rank, it lies over the linear and convolutional layers that
-            `trainable_target_modules` names, by default those of attention. Needs PEFT.
+            `trainable_target_modules` names, by default those of attention. Needs PEFT. Default: none; where the objective
+            "removal" changes a denoiser of more than 50M weights, 16 over all such layers, unless `trainable_target_modules`
+            says which weights are trained themselves.
     """
 
     pictures_per_concept: int | None = field(

@@ -21,7 +21,7 @@ from .guard import activations_checkpointed, unfrozen
 from .offloading import offloaded_by_leaves
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
-from .settings import build_config, default_sampling, wants_checkpointing
+from .settings import build_config, default_sampling, wants_checkpointing, weights_of
 from .text_edit import check_scope, edited_inputs
 from .workload import bounded_report, default_pictures
 
@@ -152,6 +152,7 @@ class ErasureRequest:
         rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
         self.prompts = replace(self.prompts, report=rows)
         self._tell_types()
+        self._tell_adapter()
         self._check_neighbours()
         self.warnings += unknown
 
@@ -177,6 +178,18 @@ class ErasureRequest:
             logger.info(text)
         for text in self.warnings:
             logger.warning(text)
+
+    def _tell_adapter(self) -> None:
+        """That an adapter nobody asked for is trained, in the log, and as a note for the report."""
+        if self.adapter is None or "repair_adapter" in self.config:
+            return
+        denoiser = self.family.denoiser
+        self.notes.append(
+            f"An adapter of rank {self.args.repair_adapter} over {len(self.adapter.layers):,} layers is trained and merged at the "
+            f"end, in the place of the {weights_of(self.family):,} weights of the {type(denoiser).__name__}; "
+            "trainable_target_modules=['*'] trains these, in several times as much memory."
+        )
+        logger.info(self.notes[-1])
 
     def _check_neighbours(self) -> None:
         """Without neighbours there is nothing that pictures could be taken for: then Bayes' rule, which the report says."""

@@ -1,6 +1,7 @@
 """From the arguments of `erase_concept` to settings: defaults by the size of the denoiser, and what cannot be combined."""
 
 import dataclasses
+import importlib.util
 import inspect
 from typing import Any
 
@@ -22,9 +23,12 @@ _LARGE = {
     "gradient_accumulation_steps": 4,
     "optim": "adamw_torch_fused",
 }
-# Of adapters, whose first step is from nothing: as is usual for LoRA.
+# Of adapters, whose first step is from nothing: as is usual for LoRA. No large denoiser was measured.
 _ADAPTER_RATE = 1e-4
 _LARGE_REMOVAL = {**_LARGE, "per_device_forget_batch_size": 1}
+# What removal trains of a large denoiser, where nothing else is named: on the pipeline in spaces_demo that did what all weights
+# do, and weights that read text did not.
+_REMOVAL_ADAPTER, _ALL_LAYERS = 16, ["*"]
 # A tokenizer of more tokens knows words that no list of ours names. Answers to captions of them are kept as well, at the cost
 # of some of the overshoot: both measured with `benchmarks/vocabulary.py`.
 LARGE_VOCABULARY = 2000
@@ -71,6 +75,8 @@ def build_config(
         values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
     large = recipe in (None, REMOVAL_RECIPE) and weights_of(family) > LARGE_DENOISER
     if large:
+        if objective == "removal" or (objective is None and recipe == REMOVAL_RECIPE):
+            values = _with_removal_adapter(values)
         rate = {"learning_rate": _ADAPTER_RATE} if values.get("repair_adapter") is not None else {}
         values = {**(_LARGE if recipe is None else _LARGE_REMOVAL), **rate, **values}
     if len(family.tokenizer) > LARGE_VOCABULARY:
@@ -80,7 +86,6 @@ def build_config(
     args = ConceptErasureConfig(output_dir="unused", **values)
     if args.reinit_target_modules is None and args.trim_ratio:
         args.reinit_target_modules = list(family.reinit_patterns)
-    # Removal was found to work with all weights; whether fewer do is not known.
     given = "trainable_target_modules" in values or args.repair_adapter is not None
     if large and args.forget_objective != "removal" and not given:
         args.trainable_target_modules = [*family.text_patterns, *(args.reinit_target_modules or ())]
@@ -99,6 +104,27 @@ def build_config(
     check_arguments(args, OBJECTIVES, RETAIN_OBJECTIVES)
     check_optimizer(args, family.denoiser)
     return args
+
+
+def _with_removal_adapter(values: dict[str, Any]) -> dict[str, Any]:
+    """The adapter by which removal changes a large denoiser, unless an adapter, none or weights are named; of one that is named
+    by its rank, the layers.
+
+    Raises:
+        ImportError: PEFT is missing.
+    """
+    named = "repair_adapter" in values or "trainable_target_modules" in values
+    if not named and values.get("max_steps") != 0:  # which is refused
+        if importlib.util.find_spec("peft") is None:
+            raise ImportError(
+                f"removal from a denoiser of this size trains an adapter, repair_adapter={_REMOVAL_ADAPTER}, and that needs "
+                "PEFT: pip install 'scissorhands_hf[peft]'. trainable_target_modules=['*'] trains all weights instead, in several "
+                "times as much memory."
+            )
+        values = {**values, "repair_adapter": _REMOVAL_ADAPTER}
+    if isinstance(values.get("repair_adapter"), int):
+        values = {"trainable_target_modules": list(_ALL_LAYERS), **values}
+    return values
 
 
 def wants_checkpointing(family: Family, values: dict[str, Any]) -> bool | None:

@@ -1,6 +1,8 @@
 """The objective "removal" at work: its adversary, its runs, its settings."""
 
+import logging
 import math
+import sys
 
 import pytest
 import torch
@@ -169,12 +171,85 @@ def test_nothing_takes_the_place_of_what_is_removed(values):
         erase_concept(tiny_stable_diffusion(), "dress", anchor="bag", **values)
 
 
-def test_a_large_denoiser_is_given_smaller_steps_and_keeps_its_weights(monkeypatch):
+@pytest.fixture
+def large(monkeypatch):
+    """What a large denoiser's settings would be, for the arguments of a call."""
     family = family_of(tiny_stable_diffusion())
-    small = build_config(family, "removal", None, {})
-    assert small.learning_rate > 1e-4 and small.forget_batch_size > 4
     monkeypatch.setattr(settings, "LARGE_DENOISER", 10)
-    large = build_config(family, "removal", None, {"max_steps": 30})
-    assert (large.learning_rate, large.trim_ratio, large.max_steps) == (1e-5, 0.0, 30)
-    assert (large.forget_batch_size, large.gradient_accumulation_steps) == (1, 4)  # of four pictures, one at a time
-    assert build_config(family, "removal", None, {"trim_ratio": 0.01}).trim_ratio == 0.01
+
+    def made(recipe="removal", **values):
+        return build_config(family, recipe, None, values)
+
+    return made
+
+
+def test_a_large_denoiser_is_given_smaller_steps(large, monkeypatch):
+    args = large(max_steps=30, repair_adapter=None)
+    assert (args.learning_rate, args.trim_ratio, args.max_steps) == (1e-5, 0.0, 30)
+    assert (args.forget_batch_size, args.gradient_accumulation_steps) == (1, 4)  # of four pictures, one at a time
+    assert large(trim_ratio=0.01).trim_ratio == 0.01
+    monkeypatch.undo()
+    small = build_config(family_of(tiny_stable_diffusion()), "removal", None, {})
+    assert small.learning_rate > 1e-4 and small.forget_batch_size > 4
+    assert (small.repair_adapter, small.trainable_target_modules) == (None, None)
+
+
+PATTERNS = ["*.attn1.*"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "expected"),
+    [
+        ("removal", {}, (16, ["*"], 1e-4)),
+        (None, {"forget_objective": "removal"}, (16, ["*"], 1e-4)),
+        ("removal", {"learning_rate": 3e-4}, (16, ["*"], 3e-4)),
+        ("removal", {"repair_adapter": 4}, (4, ["*"], 1e-4)),
+        ("removal", {"repair_adapter": 4, "trainable_target_modules": PATTERNS}, (4, PATTERNS, 1e-4)),
+        # Weights that are named, and no adapter that is, are trained themselves.
+        ("removal", {"repair_adapter": None}, (None, None, 1e-5)),
+        ("removal", {"trainable_target_modules": PATTERNS}, (None, PATTERNS, 1e-5)),
+        ("removal", {"trainable_target_modules": ["*"]}, (None, ["*"], 1e-5)),
+        # Only removal needs more than the weights that read text.
+        ("removal", {"forget_objective": "closed_form"}, (None, ["*.attn2.to_k.*", "*.attn2.to_v.*", "*"], 1e-5)),
+        (None, {"forget_objective": "redirect"}, (None, ["*.attn2.to_k.*", "*.attn2.to_v.*"], 1e-5)),
+        (None, {}, (None, ["*.attn2.to_k.*", "*.attn2.to_v.*"], 1e-5)),
+    ],
+)
+def test_of_a_large_denoiser_removal_trains_an_adapter_unless_told_otherwise(recipe, given, expected, large):
+    args = large(recipe, **given)
+    assert (args.repair_adapter, args.trainable_target_modules, args.learning_rate) == expected
+
+
+def test_the_adapter_of_a_large_denoiser_is_told_and_merged(monkeypatch, caplog):
+    monkeypatch.setattr(settings, "LARGE_DENOISER", 10)
+    caplog.set_level(logging.INFO)
+    pipe = tiny_stable_diffusion().to(torch.bfloat16)
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    report = erase_concept(
+        pipe, "dress", recipe="removal", keep=["coat"], sampling=SAMPLING, report_images=0, concept_type="object",
+        learning_rate=1e-2, **{**QUICK, "max_steps": 2, "per_device_train_batch_size": 2},
+    )  # fmt: skip
+    after = pipe.unet.state_dict()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    # Layers of all kinds, and neither norms nor biases.
+    assert {"conv_in.weight", "time_embedding.linear_1.weight", "mid_block.resnets.0.conv1.weight"} <= moved
+    assert all(name.endswith(".weight") and "norm" not in name for name in moved)
+    assert (report.settings["repair_adapter"], report.settings["trainable_target_modules"]) == (16, ["*"])
+    (note,) = [text for text in report.notes if "adapter" in text]
+    assert "rank 16 over" in note and "trainable_target_modules=['*'] trains these" in note
+    assert note in [record.getMessage() for record in caplog.records]
+
+
+def test_an_adapter_that_was_asked_for_is_no_news(monkeypatch):
+    monkeypatch.setattr(settings, "LARGE_DENOISER", 10)
+    request = prepare(tiny_stable_diffusion(), repair_adapter=2)[0]
+    assert request.adapter is not None and not any("adapter" in text for text in request.notes)
+
+
+def test_without_peft_the_way_out_is_said_at_the_call(large, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"'scissorhands_hf\[peft\]'. trainable_target_modules=\['\*'\] trains all weights"):
+        large()
+    assert large(repair_adapter=None).repair_adapter is None
+    with pytest.raises(ValueError, match="max_steps=0 leaves the closed-form edit alone"):
+        large(max_steps=0)
