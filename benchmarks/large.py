@@ -1,13 +1,17 @@
 """Memory and seconds of `erase_concept` and `ScissorhandsTrainer` by stage, at real geometry with random weights, and beside
 them the estimate.
 
-    python benchmarks/large.py RUN --output out/large [--device cuda]     one run, in a process of its own, into RUN.json
-    python benchmarks/large.py --output out/large                         the runs without a file, and the table of all
+    python benchmarks/large.py RUN --output out/large [--device cuda]     one run, in this process, into RUN.json
+    python benchmarks/large.py --output out/large                         one run of each kind (`DEFAULT`), and the table
+    python benchmarks/large.py RUN RUN … --output out/large               these
 
-On a CPU counted is anonymous memory (what files in memory would be read again from is left out) beyond what the process had
-before the pipeline was made, and pictures are small. On a GPU pictures are as large as the model's own, counted is what torch's
-allocator gave out, and beside it what it held and the CPU's anonymous memory. Weights are random: measured is memory, not
-forgetting.
+Several runs are each in a process of its own; those with a file are not run again, so that what was interrupted goes on. On a
+CPU counted is anonymous memory (what files in memory would be read again from is left out) beyond what the process had before
+the pipeline was made, pictures are small, and two steps are of one micro-batch each. On a GPU pictures are as large as the
+model's own, counted is what torch's allocator gave out, and beside it what it held and the CPU's anonymous memory. Weights are
+random: measured is memory, not forgetting.
+
+`large_runs.py` holds the pipelines, `large_language.py` the language models, `memory_watch.py` what counts.
 """
 
 import argparse
@@ -114,16 +118,18 @@ STAGES = ("pictures", "prompts", "targets", "sensitivity", "repair")
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: of the device what was given out at most, and of a GPU what the allocator held; seconds of the processor and
     by the clock, in all and by stage."""
-    heads = ["run", "pixels or tokens", "weights, M", "trained, M", "peak, GB", "× own bytes", "held, GB", "estimated, GB"]
-    heads += ["processor, s", "seconds", *STAGES]
+    gpu = any("reserved" in row for row in rows.values())
+    heads = ["run", "pixels or tokens", "weights, M", "trained, M", "estimated, GB", "peak, GB", "× own bytes"]
+    heads += [*(["held, GB"] if gpu else []), "processor, s", "seconds", *STAGES]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for name, row in rows.items():
         told = "" if row["estimated"] is None else f"{row['estimated'] / 1e9:.1f}"
         held = f"{max(row['reserved'].values()) / 1e9:.1f}" if "reserved" in row else ""
-        cells = [name, row["pixels"] or row["tokens"], f"{row['weights'] / 1e6:.0f}", f"{row['trained'] / 1e6:.0f}"]
-        cells += [f"{row['peak'] / 1e9:.1f}", f"{row['multiple_of_own_bytes']:.2f}", held, told, f"{row['processor']:.0f}"]
+        cells = [name, row["pixels"] or row["tokens"], f"{row['weights'] / 1e6:.0f}", f"{row['trained'] / 1e6:.0f}", told]
+        cells += [f"{row['peak'] / 1e9:.1f}", f"{row['multiple_of_own_bytes']:.2f}", *([held] if gpu else [])]
         seconds = row["seconds"]
-        cells += [f"{sum(seconds.values()):.0f}", *(f"{seconds[stage]:.0f}" if stage in seconds else "" for stage in STAGES)]
+        cells += [f"{row['processor']:.0f}", f"{sum(seconds.values()):.0f}"]
+        cells += [f"{seconds[stage]:.0f}" if stage in seconds else "" for stage in STAGES]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

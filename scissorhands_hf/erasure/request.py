@@ -185,8 +185,8 @@ class ErasureRequest:
             return
         denoiser = self.family.denoiser
         self.notes.append(
-            f"An adapter of rank {self.args.repair_adapter} over {len(self.adapter.layers):,} layers is trained and merged at the "
-            f"end, in the place of the {weights_of(self.family):,} weights of the {type(denoiser).__name__}; "
+            f"An adapter of rank {self.args.repair_adapter} over {len(self.adapter.layers):,} layers is trained and merged at "
+            f"the end, in the place of the {weights_of(self.family):,} weights of the {type(denoiser).__name__}; "
             "trainable_target_modules=['*'] trains these, in several times as much memory."
         )
         logger.info(self.notes[-1])

@@ -118,8 +118,8 @@ def _with_removal_adapter(values: dict[str, Any]) -> dict[str, Any]:
         if importlib.util.find_spec("peft") is None:
             raise ImportError(
                 f"removal from a denoiser of this size trains an adapter, repair_adapter={_REMOVAL_ADAPTER}, and that needs "
-                "PEFT: pip install 'scissorhands_hf[peft]'. trainable_target_modules=['*'] trains all weights instead, in several "
-                "times as much memory."
+                "PEFT: pip install 'scissorhands_hf[peft]'. trainable_target_modules=['*'] trains all weights instead, in "
+                "several times as much memory."
             )
         values = {**values, "repair_adapter": _REMOVAL_ADAPTER}
     if isinstance(values.get("repair_adapter"), int):
