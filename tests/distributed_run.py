@@ -60,6 +60,10 @@ def main() -> None:
         "retain_loss": [row["retain_loss"] for row in trainer.state.log_history if "retain_loss" in row],
     }
     (options.output / f"rank-{args.process_index}.json").write_text(json.dumps(record))
+    # A process that ends while another still talks to it may abort that one: on a busy machine gloo did.
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
