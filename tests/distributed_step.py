@@ -30,6 +30,9 @@ def main(output: Path, **settings: Any) -> None:
     save_file({"step": step}, output / f"rank-{args.process_index}.safetensors")
     if trainer.is_world_process_zero():
         (output / "log.json").write_text(json.dumps([row for row in trainer.state.log_history if "retain_loss" in row]))
+    if torch.distributed.is_initialized():  # as in distributed_run.py
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
