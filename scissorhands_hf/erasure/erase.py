@@ -211,7 +211,7 @@ def _train(
         args.output_dir = str(Path(folder))
         callbacks = [StageCallback(reporter.tell)]
         adversary = None
-        if args.forget_objective == "removal" and args.adversarial_states:
+        if args.forget_objective == "removal" and args.adversarial_states and args.adversarial_share:
             adversary = AdversarialStates(material.table, first_attacks(request))
         trainer = ConceptErasureTrainer(
             family, args, *examples, material.table, callbacks, material.edit, adversary, _trimmed_below(request)

@@ -61,8 +61,10 @@ class ErasureSettings:
             Of the objective `"removal"`: how many of the everyday things or looks that are nearest the concept to the model
             its pictures are to be taken for, and half of the kept pictures are of, ≥ 0, beside those in `keep`.
         adversarial_states (`int`, *optional*, defaults to 4):
-            Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which half of the
+            Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which some of the
             forget examples are then asked for.
+        adversarial_share (`float`, *optional*, defaults to 0.25):
+            Share of them, in [0, 1]. More withstands free text states better and costs more of what is kept.
         adversarial_every (`int`, *optional*, defaults to 20):
             They are renewed at every n-th step of repair.
         adversarial_steps (`int`, *optional*, defaults to 8):
@@ -120,6 +122,9 @@ class ErasureSettings:
         default=4, metadata={"help": "Of 'removal': nearest things, its targets, and half of what is kept."}
     )
     adversarial_states: int = field(default=4, metadata={"help": "Of 'removal': text states that bring the concept back."})
+    adversarial_share: float = field(
+        default=0.25, metadata={"help": "Of 'removal': share of forget examples asked for under these states."}
+    )
     adversarial_every: int = field(default=20, metadata={"help": "Renew them at every n-th step."})
     adversarial_steps: int = field(default=8, metadata={"help": "Steps of Adam at each renewal."})
     redirect_teacher: str = field(
@@ -169,6 +174,7 @@ class ErasureSettings:
             require_not_negative(self, "removal_strength")
         share = self.empty_prompt_share
         require(self, "empty_prompt_share", 0 <= share <= 1, "must lie in [0, 1], as 0.25")
+        require(self, "adversarial_share", 0 <= self.adversarial_share <= 1, "must lie in [0, 1], as 0.25")
         ridge, patience = self.closed_form_ridge, self.patience
         require(self, "closed_form_ridge", math.isfinite(ridge) and ridge > 0, "must be a number > 0")
         require(self, "damage_limit", self.damage_limit > 0, "must be > 0, as 0.05")

@@ -65,7 +65,8 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         edit (`TextEdit`, *optional*):
             Of text layers, with which repair begins.
         adversary (`AdversarialStates`, *optional*):
-            Text states that bring the concept back: half of the forget examples of repair are asked for under them.
+            Text states that bring the concept back: `adversarial_share` of the forget examples of repair are asked for under
+            them.
         below ([`TrimmedBelow`], *optional*):
             Given where an adapter lies over the denoiser: it alone is trained, and what is trimmed lies below it.
     """
@@ -146,6 +147,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
     def begin_step(self) -> None:
         """As ever, and the adversary's turn where it is."""
         super().begin_step()
+        self._attacks = self._generator(2)
         if self.adversary is not None and self.state.global_step % self.args.adversarial_every == 0:
             self.renew_adversary()
 
@@ -171,12 +173,14 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         self.record.add_seconds("adversary", time.perf_counter() - started)
 
     def _under_attack(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The forget batch with every other example asked for under one of the adversary's states."""
-        rows = self.adversary.rows.to(batch["prompt"].device)
-        prompt = batch["prompt"].clone()
-        attacked = prompt[::2]
-        chosen = torch.randint(len(rows), attacked.shape, generator=self._generator(2))
-        prompt[::2] = rows[chosen.to(rows.device)]
+        """The forget batch with some examples, `adversarial_share` of them on average, asked for under one of the adversary's
+        states; of a batch of one, that one in some steps."""
+        rows, prompt = self.adversary.rows.to(batch["prompt"].device), batch["prompt"].clone()
+        wanted = self.args.adversarial_share * len(prompt)
+        count = int(wanted + torch.rand((), generator=self._attacks).item())
+        attacked = torch.randperm(len(prompt), generator=self._attacks)[:count]
+        chosen = torch.randint(len(rows), (count,), generator=self._attacks)
+        prompt[attacked.to(prompt.device)] = rows[chosen.to(rows.device)]
         return {**batch, "prompt": prompt}
 
     def _generator(self, purpose: int) -> torch.Generator:

@@ -267,7 +267,7 @@ def _method(reports: Sequence[dict[str, Any]]) -> Safe:
         ways = ["with words"]
         if any(settings.get("empty_prompt_share", 0.25) for settings in removals):
             ways.append("without")
-        if any(settings.get("adversarial_states", 4) for settings in removals):
+        if any(settings.get("adversarial_states", 4) and settings.get("adversarial_share", 0.5) for settings in removals):
             ways.append("under text states made to bring them back")
         steps.append(
             f"the pictures of what was removed were taught, {', '.join(ways[:-1])}{' and ' if ways[1:] else ''}{ways[-1]}, "

@@ -59,8 +59,9 @@ def trainer_of(pipe, tmp_path, **settings):
     return trainer
 
 
-def test_half_of_the_forget_batch_is_asked_for_under_attack_and_both_halves_at_once(tmp_path):
-    trainer = trainer_of(tiny_stable_diffusion(), tmp_path)
+def test_some_of_the_forget_batch_are_asked_for_under_attack_and_both_halves_at_once(tmp_path):
+    trainer = trainer_of(tiny_stable_diffusion(), tmp_path, adversarial_share=0.5)
+    trainer._attacks = torch.Generator().manual_seed(0)
     retain, forget = trainer.train_dataset, trainer.forget_dataset
     pair = {"retain": collate([retain[n] for n in range(4)]), "forget": collate([forget[n] for n in range(4)])}
     asked = []
@@ -75,13 +76,46 @@ def test_half_of_the_forget_batch_is_asked_for_under_attack_and_both_halves_at_o
     (rows,) = asked
     attacked = set(trainer.adversary.rows.tolist())
     assert rows[:4] == pair["retain"]["prompt"].tolist()
-    assert [row in attacked for row in rows[4:]] == [True, False, True, False]
-    assert rows[5::2] == pair["forget"]["prompt"].tolist()[1::2]
+    own = pair["forget"]["prompt"].tolist()
+    assert sum(row in attacked for row in rows[4:]) == 2
+    assert all(row in attacked or row == before for row, before in zip(rows[4:], own, strict=True))
     apart = sum(
         (predict(trainer.model, pair[part], torch.tensor(own)) - pair[part]["target"]).square().mean() * weight
         for part, own, weight in (("retain", rows[:4], 1.0), ("forget", rows[4:], trainer.args.forget_weight))
     )
     assert together.item() == pytest.approx(apart.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("share", "size", "expected"), [(0.25, 12, 3), (0.25, 1, 0.25), (0.3, 4, 1.2), (0.0, 4, 0), (1.0, 4, 4)])
+def test_on_average_the_share_is_met_whatever_the_batch(share, size, expected, tmp_path):
+    trainer = trainer_of(tiny_stable_diffusion(), tmp_path, adversarial_share=share)
+    batch = {"prompt": torch.zeros(size, dtype=torch.int64)}
+    counts, places = [], torch.zeros(size)
+    for step in range(300):
+        trainer._attacks = torch.Generator().manual_seed(step)
+        under_attack = torch.isin(trainer._under_attack(batch)["prompt"], trainer.adversary.rows)
+        counts.append(int(under_attack.sum()))
+        places += under_attack
+    assert set(counts) <= {math.floor(expected), math.ceil(expected)}
+    assert sum(counts) / 300 == pytest.approx(expected, abs=0.1)
+    assert (places / 300 - expected / size).abs().max() < 0.12  # no place in the batch is spared
+    assert not batch["prompt"].any()
+
+
+def test_each_micro_batch_of_a_step_has_attacks_of_its_own_and_the_same_seed_the_same(tmp_path):
+    trainer = trainer_of(tiny_stable_diffusion(), tmp_path, adversarial_share=0.5)
+    batch = {"prompt": torch.zeros(16, dtype=torch.int64)}
+
+    def two_steps():
+        drawn = []
+        for trainer.state.global_step in (0, 0, 1):
+            trainer.begin_step()
+            drawn += [trainer._under_attack(batch)["prompt"].tolist() for _ in range(2)]
+        return drawn
+
+    trainer.adversary.renew = lambda loss, steps: 0.0
+    drawn = two_steps()
+    assert drawn[0] != drawn[1] and drawn[:2] == drawn[2:4] and drawn[:2] != drawn[4:]
 
 
 def test_the_adversary_is_renewed_in_the_course_of_a_run(tmp_path):
@@ -155,6 +189,7 @@ def test_several_concepts_and_looks_can_be_removed():
         ({"removal_strength": -0.5}, "removal_strength=-0.5"),
         ({"removal_target": "others"}, "removal_target='others'"),
         ({"empty_prompt_share": 1.5}, "empty_prompt_share=1.5"),
+        ({"adversarial_share": -0.1}, "adversarial_share=-0.1"),
         ({"adversarial_every": 0}, "adversarial_every=0"),
         ({"adversarial_states": -1}, "adversarial_states=-1"),
         ({"neighbours": -2}, "neighbours=-2"),

@@ -184,6 +184,7 @@ def test_what_a_removal_aimed_at_is_told(settings: dict[str, str], said: str) ->
     [
         ({}, "taught, with words, without and under text states made to bring them back, as"),
         ({"adversarial_states": 0}, "taught, with words and without, as"),
+        ({"adversarial_share": 0.0}, "taught, with words and without, as"),
         ({"adversarial_states": 0, "empty_prompt_share": 0.0}, "taught, with words, as"),
     ],
 )
