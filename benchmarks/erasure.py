@@ -87,12 +87,6 @@ def erase_ours(**settings: Any) -> Callable[..., dict[str, Any]]:
     return run
 
 
-def erase_ours_random_mask(pipe: StableDiffusionPipeline, concept: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
-    """The same number of weights is re-initialised, but chosen by chance among those that may be."""
-    with random_mask(seed):
-        return erase_ours(trim_ratio=TRIM_RATIO)(pipe, concept, seed, extra)
-
-
 @contextmanager
 def random_mask(seed: int) -> Iterator[None]:
     """While inside, the sensitivities of the weights that may be cut are shuffled among them before the cut."""
@@ -170,10 +164,17 @@ REMOVAL: dict[str, Any] = {"recipe": "removal"}
 REMOVAL_TRIM = 0.005
 
 
-def remove_with_random_mask(pipe: StableDiffusionPipeline, concept: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
-    """The recipe "removal" with as many weights cut as in "removal-trim", but by chance."""
-    with random_mask(seed):
-        return erase_ours(**REMOVAL, trim_ratio=REMOVAL_TRIM)(pipe, concept, seed, extra)
+PAPER: dict[str, Any] = {"recipe": "small-diffusion-class"}
+
+
+def with_random_mask(**settings: Any) -> Callable[..., dict[str, Any]]:
+    """`erase_concept` with ``settings``, and as many weights cut as they say, but by chance."""
+
+    def run(pipe: StableDiffusionPipeline, concept: str, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
+        with random_mask(seed):
+            return erase_ours(**settings)(pipe, concept, seed, extra)
+
+    return run
 
 
 METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
@@ -181,7 +182,7 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "control": None,  # never saw the concept; of some concepts only
     "ours": erase_ours(),
     "ours-trim": erase_ours(trim_ratio=TRIM_RATIO),
-    "ours-random-mask": erase_ours_random_mask,
+    "ours-random-mask": with_random_mask(trim_ratio=TRIM_RATIO),
     "ours-no-overshoot": erase_ours(closed_form_overshoot=0.0),
     "ours-look-ahead": erase_ours(sharpness_radius=0.01, memory_every=5),
     "ours-projection": erase_ours(projection=True, memory_every=5),
@@ -191,12 +192,19 @@ METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "ours-real-data": erase_with_real_data,
     "removal": erase_ours(**REMOVAL),
     "removal-trim": erase_ours(**REMOVAL, trim_ratio=REMOVAL_TRIM),
-    "removal-random-mask": remove_with_random_mask,
+    "removal-random-mask": with_random_mask(**REMOVAL, trim_ratio=REMOVAL_TRIM),
     "removal-projection": erase_ours(**REMOVAL, projection=True),
     "removal-no-adversary": erase_ours(**REMOVAL, adversarial_states=0),
     "removal-bayes": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0),
     "removal-constant-strength": erase_ours(**REMOVAL, removal_target="bayes", removal_strength=1.0),
     "removal-no-neighbours": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0, neighbours=0),
+    "paper": erase_ours(**PAPER),
+    "paper-no-trim": erase_ours(**PAPER, trim_ratio=0.0),
+    "paper-random-mask": with_random_mask(**PAPER),
+    "paper-plain-saliency": erase_ours(**PAPER, saliency="forget"),
+    "paper-no-projection": erase_ours(**PAPER, projection=False),
+    "paper-redirect": erase_ours(recipe="small-diffusion-nudity"),
+    "paper-as-published": erase_ours(recipe="stable-diffusion-class"),
     "esd-x": erase_by_negative_guidance("x"),
     "esd-u": erase_by_negative_guidance("u"),
     "uce": erase_by_closed_form(None),

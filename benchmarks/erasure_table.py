@@ -19,6 +19,7 @@ ORDER = (
     "original",
     "control",
     "removal",
+    "paper",
     "ours",
     "ours-trim",
     "ours-random-mask",

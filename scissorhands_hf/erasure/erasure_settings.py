@@ -30,6 +30,9 @@ class ErasureSettings:
         retain_objective (`str`, *optional*, defaults to `"distillation"`):
             `"distillation"`: predict on retain pictures what the frozen original predicts. `"data"`: the denoising loss, as in
             the reference.
+        ascent_limit (`float`, *optional*):
+            Of the objective `"ascent"`: how many times the original's denoising loss on the concept's pictures the model's may
+            become, > 1; with it `forget_loss_ceiling` is left out. Default: up to `forget_loss_ceiling`.
         negative_guidance_strength (`float`, *optional*, defaults to 1):
             η ≥ 0 of the objective `"negative_guidance"` (ESD, arXiv:2303.07345).
         closed_form_overshoot (`float`, *optional*, defaults to 1):
@@ -55,15 +58,16 @@ class ErasureSettings:
             Of `"neighbours"`: how far pictures are led from the concept to these and beyond, ≥ 0, where the model is sure that
             they show it; 1 for what is nearest itself. Default: 2. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by
             how sure the model is of the concept, picture by picture.
-        empty_prompt_share (`float`, *optional*, defaults to 0.25):
-            Of the objective `"removal"`: share of the noisy examples, in [0, 1], that are asked for without words.
+        empty_prompt_share (`float`, *optional*):
+            Share of the noisy forget examples, in [0, 1], that are asked for without words. Default: 0.25 of the objective
+            `"removal"`, which asks for as many of the retain examples so, else 0.
         neighbours (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: how many of the everyday things or looks that are nearest the concept to the model
             its pictures are to be taken for, and half of the kept pictures are of, ≥ 0, beside those in `keep`.
         adversarial_states (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which some of the
             forget examples are then asked for.
-        adversarial_share (`float`, *optional*, defaults to 0.25):
+        adversarial_share (`float`, *optional*, defaults to 0.5):
             Share of them, in [0, 1]. More withstands free text states better and costs more of what is kept.
         adversarial_every (`int`, *optional*, defaults to 20):
             They are renewed at every n-th step of repair.
@@ -104,6 +108,9 @@ class ErasureSettings:
         default="distillation",
         metadata={"help": "'distillation' from the original, or 'data'.", "choices": ("distillation", "data")},
     )
+    ascent_limit: float | None = field(
+        default=None, metadata={"help": "Of 'ascent': how many times the original's loss the forget loss may become, > 1."}
+    )
     negative_guidance_strength: float = field(default=1.0, metadata={"help": "η >= 0 of 'negative_guidance'."})
     closed_form_overshoot: float = field(default=1.0, metadata={"help": "α >= 0 of 'closed_form'."})
     closed_form_keep_weight: float = field(default=20.0, metadata={"help": "κ >= 0, weight of what is kept."})
@@ -117,13 +124,15 @@ class ErasureSettings:
     removal_strength: float | None = field(
         default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 2; of 'bayes' by its γ."}
     )
-    empty_prompt_share: float = field(default=0.25, metadata={"help": "Of 'removal': share of examples without words."})
+    empty_prompt_share: float | None = field(
+        default=None, metadata={"help": "Share of examples without words. Default: 0.25 of 'removal', else 0."}
+    )
     neighbours: int = field(
         default=4, metadata={"help": "Of 'removal': nearest things, its targets, and half of what is kept."}
     )
     adversarial_states: int = field(default=4, metadata={"help": "Of 'removal': text states that bring the concept back."})
     adversarial_share: float = field(
-        default=0.25, metadata={"help": "Of 'removal': share of forget examples asked for under these states."}
+        default=0.5, metadata={"help": "Of 'removal': share of forget examples asked for under these states."}
     )
     adversarial_every: int = field(default=20, metadata={"help": "Renew them at every n-th step."})
     adversarial_steps: int = field(default=8, metadata={"help": "Steps of Adam at each renewal."})
@@ -170,11 +179,15 @@ class ErasureSettings:
             "neighbours",
             "adversarial_states",
         )
+        limit, ceiling = self.ascent_limit, self.forget_loss_ceiling
+        require(self, "ascent_limit", limit is None or 1 < limit < math.inf, "must be a number > 1, as 2.0, or None")
+        once = f"and forget_loss_ceiling={ceiling} say the same; leave one of them out"
+        require(self, "ascent_limit", limit is None or ceiling is None, once)
         if self.removal_strength is not None:
             require_not_negative(self, "removal_strength")
         share = self.empty_prompt_share
-        require(self, "empty_prompt_share", 0 <= share <= 1, "must lie in [0, 1], as 0.25")
-        require(self, "adversarial_share", 0 <= self.adversarial_share <= 1, "must lie in [0, 1], as 0.25")
+        require(self, "empty_prompt_share", share is None or 0 <= share <= 1, "must lie in [0, 1], as 0.25, or be None")
+        require(self, "adversarial_share", 0 <= self.adversarial_share <= 1, "must lie in [0, 1], as 0.5")
         ridge, patience = self.closed_form_ridge, self.patience
         require(self, "closed_form_ridge", math.isfinite(ridge) and ridge > 0, "must be a number > 0")
         require(self, "damage_limit", self.damage_limit > 0, "must be > 0, as 0.05")

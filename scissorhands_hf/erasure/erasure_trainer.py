@@ -244,7 +244,12 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         return mean_squared_error(self._predict(model, batch, batch["prompt"]), batch["denoising_target"])
 
     def default_ceiling(self, batch: dict[str, Tensor], outputs: Any, loss: Tensor) -> Ceiling:
-        """Of ascent: the denoising loss of saying nothing, the mean square of the targets. Other objectives have a floor."""
+        """Of ascent: `ascent_limit` times the original's denoising loss on held-out forget examples, else that of saying
+        nothing, the mean square of the targets. Other objectives have a floor."""
+        limit = self.args.ascent_limit
+        if limit is not None:
+            original = self._mean_loss(self.eval_dataset["forget"], "denoising_target")
+            return Ceiling(limit * original, f"{limit:g} times the original's denoising loss of {original:.3g}")
         batch = self.probe_batch(FORGET, size=64)
         return Ceiling(batch["denoising_target"].float().square().mean().item(), "the denoising loss of predicting nothing")
 

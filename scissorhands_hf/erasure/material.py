@@ -26,6 +26,8 @@ from .text_edit import TextEdit
 from .vocabulary import with_captions_of
 
 
+# Of the noisy examples of the objective "removal", by default: asked for without words.
+EMPTY_SHARE_OF_REMOVAL = 0.25
 # Held-out noisy examples predicted at once, at most.
 EVALUATED_AT_ONCE = 32
 
@@ -135,12 +137,14 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     if args.forget_objective == "removal":
         recognition = Recognition.of(request, material)
         material = recognition.kept_alone(material)
-    empty_share = 0.0 if recognition is None else args.empty_prompt_share
+    empty_share = args.empty_prompt_share
+    if empty_share is None:
+        empty_share = 0.0 if recognition is None else EMPTY_SHARE_OF_REMOVAL
     anchor_of = dict(zip(prompts.forget, prompts.anchors, strict=True))
     rows, noise = material.table.rows, family.noise_process()
     per_epoch = -(-args.max_steps // int(args.num_train_epochs)) * args.gradient_accumulation_steps * args.world_size
 
-    def examples(latents: Tensor, texts: list[str], count: int, number: int) -> NoisyExamples:
+    def examples(latents: Tensor, texts: list[str], count: int, number: int, empty_share: float) -> NoisyExamples:
         own = torch.tensor([rows[text] for text in texts])
         anchors = torch.tensor([rows[anchor_of.get(text, "")] for text in texts])
         return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number, empty_share, rows[""])
@@ -149,10 +153,12 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     if args.retain_objective == "distillation" and prompts.near:
         retain_set = _with_contrast(material, prompts.near)
     forget_set = material.forget_latents, material.forget_texts
-    retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1)
-    forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2)
-    retain_eval = examples(*retain_set, args.evaluation_examples, 3)
-    forget_eval = examples(*forget_set, args.evaluation_examples, 4)
+    # Of what is kept only "removal" tells, without words, how much of it is the concept's.
+    kept_share = 0.0 if recognition is None else empty_share
+    retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1, kept_share)
+    forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2, empty_share)
+    retain_eval = examples(*retain_set, args.evaluation_examples, 3, kept_share)
+    forget_eval = examples(*forget_set, args.evaluation_examples, 4, empty_share)
     if args.per_device_eval_batch_size is None:
         args.per_device_eval_batch_size = min(EVALUATED_AT_ONCE, picture_batch(material.retain_latents))
     _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter, prompts.compounds, recognition)

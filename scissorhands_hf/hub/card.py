@@ -265,7 +265,8 @@ def _method(reports: Sequence[dict[str, Any]]) -> Safe:
         # Neighbours were not there to choose in the first reports; the other two were, and were the default.
         targets = dict.fromkeys(settings.get("removal_target", "bayes") for settings in removals)
         ways = ["with words"]
-        if any(settings.get("empty_prompt_share", 0.25) for settings in removals):
+        # None, as 0.25 in earlier reports, is a quarter.
+        if any(settings.get("empty_prompt_share") != 0 for settings in removals):
             ways.append("without")
         if any(settings.get("adversarial_states", 4) and settings.get("adversarial_share", 0.5) for settings in removals):
             ways.append("under text states made to bring them back")

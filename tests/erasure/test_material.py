@@ -115,6 +115,51 @@ def test_the_sensitivity_takes_the_denoising_loss_of_the_concept(tmp_path):
     assert torch.allclose(measured, (weight * gradient).abs().detach(), rtol=1e-3, atol=1e-8)
 
 
+def test_ascent_ends_at_a_multiple_of_the_originals_own_loss(tmp_path):
+    pipe = tiny_stable_diffusion()
+    trainer = trainer_of(pipe, tmp_path, forget_objective="ascent", ascent_limit=1.5)
+    held_out = trainer.eval_dataset["forget"]
+    text_of = {row: text for text, row in trainer.table.rows.items()}
+    losses = []
+    for index in range(len(held_out)):
+        one = held_out[index]
+        states = pipe.encode_prompt([text_of[int(one["prompt"])]], "cpu", 1, False)[0]
+        with torch.no_grad():
+            said = pipe.unet(one["noisy"][None], one["timesteps"][None], states).sample[0]
+        losses.append((said - one["denoising_target"]).square().mean().item())
+    limit = 1.5 * sum(losses) / len(losses)
+    assert trainer.forget_loss_ceiling == pytest.approx(limit, rel=1e-4)
+    # Beyond it nothing is left to gain.
+    below, above = (torch.tensor(limit * factor, requires_grad=True) for factor in (0.9, 1.1))
+    for loss, expected in ((below, -trainer.forget_weight), (above, 0.0)):
+        (gradient,) = torch.autograd.grad(trainer.forget_term(loss), loss)
+        assert gradient.item() == pytest.approx(expected)
+    # Without a limit: the loss of saying nothing, of noise of variance 1.
+    assert trainer_of(tiny_stable_diffusion(), tmp_path, forget_objective="ascent").forget_loss_ceiling == pytest.approx(
+        1, abs=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "share", "kept", "forgotten"),
+    [
+        ("ascent", None, 0, 0),
+        ("ascent", 1.0, 0, 1),
+        ("removal", 1.0, 1, 1),
+        ("removal", 0.0, 0, 0),
+        ("closed_form", None, 0, 0),
+    ],
+)
+def test_without_words_is_asked_what_the_objective_wants(objective, share, kept, forgotten):
+    _, _, _, material, (retain, forget, *_) = prepare(
+        tiny_stable_diffusion(), forget_objective=objective, empty_prompt_share=share, retain_objective="distillation"
+    )
+    empty = material.table.rows[""]
+    for examples, expected in ((retain, kept), (forget, forgotten)):
+        named = examples.prompts[examples.pictures] != empty  # some pictures to keep were drawn without words
+        assert named.any() and (examples.asked[named] == empty).float().mean().item() == expected
+
+
 def test_the_retain_sensitivity_takes_the_denoising_loss_of_what_is_kept(tmp_path):
     # The retain pictures' targets are the original's own predictions, at which their loss has no gradient.
     pipe = tiny_stable_diffusion()

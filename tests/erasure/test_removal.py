@@ -86,7 +86,9 @@ def test_some_of_the_forget_batch_are_asked_for_under_attack_and_both_halves_at_
     assert together.item() == pytest.approx(apart.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize(("share", "size", "expected"), [(0.25, 12, 3), (0.25, 1, 0.25), (0.3, 4, 1.2), (0.0, 4, 0), (1.0, 4, 4)])
+@pytest.mark.parametrize(
+    ("share", "size", "expected"), [(0.25, 12, 3), (0.25, 1, 0.25), (0.3, 4, 1.2), (0.0, 4, 0), (1.0, 4, 4)]
+)
 def test_on_average_the_share_is_met_whatever_the_batch(share, size, expected, tmp_path):
     trainer = trainer_of(tiny_stable_diffusion(), tmp_path, adversarial_share=share)
     batch = {"prompt": torch.zeros(size, dtype=torch.int64)}
@@ -190,6 +192,8 @@ def test_several_concepts_and_looks_can_be_removed():
         ({"removal_target": "others"}, "removal_target='others'"),
         ({"empty_prompt_share": 1.5}, "empty_prompt_share=1.5"),
         ({"adversarial_share": -0.1}, "adversarial_share=-0.1"),
+        ({"ascent_limit": 1.0}, "ascent_limit=1.0"),
+        ({"ascent_limit": 2.0, "forget_loss_ceiling": 0.1}, "ascent_limit=2.0 and forget_loss_ceiling=0.1 say the same"),
         ({"adversarial_every": 0}, "adversarial_every=0"),
         ({"adversarial_states": -1}, "adversarial_states=-1"),
         ({"neighbours": -2}, "neighbours=-2"),
