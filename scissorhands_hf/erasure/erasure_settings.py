@@ -61,9 +61,9 @@ class ErasureSettings:
         empty_prompt_share (`float`, *optional*):
             Share of the noisy forget examples, in [0, 1], that are asked for without words. Default: 0.25 of the objective
             `"removal"`, which asks for as many of the retain examples so, else 0.
-        neighbours (`int`, *optional*, defaults to 4):
-            Of the objective `"removal"`: how many of the everyday things or looks that are nearest the concept to the model
-            its pictures are to be taken for, and half of the kept pictures are of, ≥ 0, beside those in `keep`.
+        neighbours (`int`, *optional*):
+            How many of the everyday things or looks that are nearest the concept to the model half of the kept pictures are of,
+            ≥ 0, beside those in `keep`; and what the objective `"removal"` takes its pictures for. Default: 4 of that, else 0.
         adversarial_states (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which some of the
             forget examples are then asked for.
@@ -127,8 +127,9 @@ class ErasureSettings:
     empty_prompt_share: float | None = field(
         default=None, metadata={"help": "Share of examples without words. Default: 0.25 of 'removal', else 0."}
     )
-    neighbours: int = field(
-        default=4, metadata={"help": "Of 'removal': nearest things, its targets, and half of what is kept."}
+    neighbours: int | None = field(
+        default=None,
+        metadata={"help": "Nearest things, half of what is kept, and targets of 'removal'. Default: 4 of 'removal', else 0."},
     )
     adversarial_states: int = field(default=4, metadata={"help": "Of 'removal': text states that bring the concept back."})
     adversarial_share: float = field(
@@ -176,13 +177,14 @@ class ErasureSettings:
             "closed_form_keep_weight",
             "closed_form_captions",
             "removal_cap",
-            "neighbours",
             "adversarial_states",
         )
         limit, ceiling = self.ascent_limit, self.forget_loss_ceiling
         require(self, "ascent_limit", limit is None or 1 < limit < math.inf, "must be a number > 1, as 2.0, or None")
         once = f"and forget_loss_ceiling={ceiling} say the same; leave one of them out"
         require(self, "ascent_limit", limit is None or ceiling is None, once)
+        if self.neighbours is not None:
+            require_not_negative(self, "neighbours")
         if self.removal_strength is not None:
             require_not_negative(self, "removal_strength")
         share = self.empty_prompt_share

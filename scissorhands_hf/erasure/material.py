@@ -26,8 +26,6 @@ from .text_edit import TextEdit
 from .vocabulary import with_captions_of
 
 
-# Of the noisy examples of the objective "removal", by default: asked for without words.
-EMPTY_SHARE_OF_REMOVAL = 0.25
 # Held-out noisy examples predicted at once, at most.
 EVALUATED_AT_ONCE = 32
 
@@ -138,8 +136,6 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
         recognition = Recognition.of(request, material)
         material = recognition.kept_alone(material)
     empty_share = args.empty_prompt_share
-    if empty_share is None:
-        empty_share = 0.0 if recognition is None else EMPTY_SHARE_OF_REMOVAL
     anchor_of = dict(zip(prompts.forget, prompts.anchors, strict=True))
     rows, noise = material.table.rows, family.noise_process()
     per_epoch = -(-args.max_steps // int(args.num_train_epochs)) * args.gradient_accumulation_steps * args.world_size

@@ -140,7 +140,7 @@ class ErasureRequest:
             choose_anchor=self.args.forget_objective == "closed_form",
             readings=Readings(self.family, self.sampling, self.args.seed),
             concept_types=given_types,
-            neighbours=self.args.neighbours if self.args.forget_objective == "removal" else 0,
+            neighbours=self.args.neighbours,
             captions=self.args.closed_form_captions if self.args.forget_objective == "closed_form" else 0,
         )
         if self.args.pictures_per_concept is None:

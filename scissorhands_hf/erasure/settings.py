@@ -33,6 +33,8 @@ _REMOVAL_ADAPTER, _ALL_LAYERS = 16, ["*"]
 # of some of the overshoot: both measured with `benchmarks/vocabulary.py`.
 LARGE_VOCABULARY = 2000
 VOCABULARY_SETTINGS = {"closed_form_captions": 2000, "closed_form_keep_weight": 80.0, "closed_form_ridge": 1e-2}
+# Of the objective "removal", where they are left open.
+NEIGHBOURS_OF_REMOVAL, EMPTY_SHARE_OF_REMOVAL = 4, 0.25
 # Set by erase_concept itself.
 _RESERVED = {
     "output_dir": "checkpoints of a run are temporary; save the result with pipe.save_pretrained(folder)",
@@ -84,6 +86,11 @@ def build_config(
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
     args = ConceptErasureConfig(output_dir="unused", **values)
+    removes = args.forget_objective == "removal"
+    if args.neighbours is None:
+        args.neighbours = NEIGHBOURS_OF_REMOVAL if removes else 0
+    if args.empty_prompt_share is None:
+        args.empty_prompt_share = EMPTY_SHARE_OF_REMOVAL if removes else 0.0
     if args.reinit_target_modules is None and args.trim_ratio:
         args.reinit_target_modules = list(family.reinit_patterns)
     given = "trainable_target_modules" in values or args.repair_adapter is not None
