@@ -24,7 +24,7 @@ from .adapter import adapter_weights
 from .adversarial_states import AdversarialStates
 from .erasure_config import ConceptErasureConfig
 from .families import Family
-from .noisy_examples import NoisyExamples, PromptTable, collate, mean_squared_error, squared_errors
+from .noisy_examples import NoisyExamples, PromptTable, collate, mean_squared_error
 from .objectives import OBJECTIVES, RETAIN_OBJECTIVES, guided
 from .text_edit import TextEdit
 
@@ -219,15 +219,7 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         return (loss, {"prediction": prediction}) if return_outputs else loss
 
     def compute_forget_loss(self, model: nn.Module, batch: dict[str, Tensor], num_items_in_batch: int | None = None) -> Tensor:
-        """The same on forget examples; with a live teacher, to the anchor's prediction by the model as it stands. Of ascent the
-        denoising loss, with `ascent_limit` of each example up to so many times the original's on it: at every noise, for in
-        a mean over all of them one noise can stand in for the others."""
-        if self.args.forget_objective == "ascent":
-            prediction = batch["prediction"] if "prediction" in batch else self._predict(model, batch, batch["prompt"])
-            losses = squared_errors(prediction, batch["denoising_target"])
-            if self.args.ascent_limit is not None and torch.is_grad_enabled():
-                losses = losses.minimum(self.args.ascent_limit * squared_errors(batch["target"], batch["denoising_target"]))
-            return losses.mean()
+        """The same on forget examples; with a live teacher, to the anchor's prediction by the model as it stands."""
         if self.args.forget_objective == "redirect" and self.args.redirect_teacher == "live" and torch.is_grad_enabled():
             with torch.no_grad():
                 batch = {**batch, "target": self._predict(model, batch, batch["anchor"])}
@@ -252,10 +244,12 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
         return mean_squared_error(self._predict(model, batch, batch["prompt"]), batch["denoising_target"])
 
     def default_ceiling(self, batch: dict[str, Tensor], outputs: Any, loss: Tensor) -> Ceiling:
-        """Of ascent: the denoising loss of saying nothing, the mean square of the targets, unless `ascent_limit` bounds each
-        example. Other objectives have a floor."""
-        if self.args.ascent_limit is not None:
-            return Ceiling(math.inf, f"each example has its own, {self.args.ascent_limit:g} times the original's loss on it")
+        """Of ascent: `ascent_limit` times the original's denoising loss on held-out forget examples, else that of saying
+        nothing, the mean square of the targets. Other objectives have a floor."""
+        limit = self.args.ascent_limit
+        if limit is not None:
+            original = self._mean_loss(self.eval_dataset["forget"], "denoising_target")
+            return Ceiling(limit * original, f"{limit:g} times the original's denoising loss of {original:.3g}")
         batch = self.probe_batch(FORGET, size=64)
         return Ceiling(batch["denoising_target"].float().square().mean().item(), "the denoising loss of predicting nothing")
 

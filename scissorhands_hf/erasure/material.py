@@ -239,8 +239,6 @@ def _fix_targets(
     rule = rules.get(args.forget_objective)
     if rule is not None:
         jobs += [(examples, rule) for examples in forget]
-    elif args.ascent_limit is not None:  # of each training example, what the original says: its loss bounds the model's
-        jobs.append((forget[0], distilled))
     total, done = sum(len(examples) for examples, _ in jobs), 0
     family.denoiser.eval()
     if total:

@@ -162,11 +162,6 @@ def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     return nn.functional.mse_loss(prediction.float(), target.float())
 
 
-def squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """The mean of each example's, float32 (n,)."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
-
-
 def picture_batch(latents: Tensor) -> int:
     """Noisy pictures predicted at once: many of a tiny model's, few of a large one's (2^18 latent values in all)."""
     return max(1, min(128, 2**18 // latents[0].numel()))

@@ -80,7 +80,6 @@ def _small_diffusion(objective: str, **settings: Any) -> dict[str, Any]:
         "reinit_target_modules": ["*"],
         "retain_objective": "distillation",
         "retain_pictures": 192,
-        "neighbours": 4,
         "projection": True,
         "max_steps": 300,
         "per_device_train_batch_size": 32,
@@ -195,7 +194,7 @@ _REMOVAL: dict[str, Any] = {
 _ERASURE_RECIPES: dict[str, dict[str, Any]] = {
     "stable-diffusion-nudity": _reference_diffusion(1e-5, 0.005, 5, "redirect"),
     "stable-diffusion-class": _reference_diffusion(2e-5, 0.001, 3, "ascent"),
-    "small-diffusion-class": _small_diffusion("ascent", ascent_limit=1.5),
+    "small-diffusion-class": _small_diffusion("ascent", ascent_limit=2.0),
     "small-diffusion-nudity": _small_diffusion("redirect", forget_weight=1.0),
     "concept": _CONCEPT,
     "removal": _REMOVAL,
