@@ -32,7 +32,7 @@ class ErasureSettings:
             the reference.
         ascent_limit (`float`, *optional*):
             Of the objective `"ascent"`: how many times the original's denoising loss on the concept's pictures the model's may
-            become, > 1, in the mean of a batch; with it `forget_loss_ceiling` is left out. Default: up to `forget_loss_ceiling`.
+            become, > 1, in the mean of a batch; leave `forget_loss_ceiling` out then. Default: up to `forget_loss_ceiling`.
         negative_guidance_strength (`float`, *optional*, defaults to 1):
             η ≥ 0 of the objective `"negative_guidance"` (ESD, arXiv:2303.07345).
         closed_form_overshoot (`float`, *optional*, defaults to 1):
