@@ -67,7 +67,7 @@ class ErasureSettings:
         adversarial_states (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which some of the
             forget examples are then asked for.
-        adversarial_share (`float`, *optional*, defaults to 0.5):
+        adversarial_share (`float`, *optional*, defaults to 0.25):
             Share of them, in [0, 1]. More withstands free text states better and costs more of what is kept.
         adversarial_every (`int`, *optional*, defaults to 20):
             They are renewed at every n-th step of repair.
@@ -133,7 +133,7 @@ class ErasureSettings:
     )
     adversarial_states: int = field(default=4, metadata={"help": "Of 'removal': text states that bring the concept back."})
     adversarial_share: float = field(
-        default=0.5, metadata={"help": "Of 'removal': share of forget examples asked for under these states."}
+        default=0.25, metadata={"help": "Of 'removal': share of forget examples asked for under these states."}
     )
     adversarial_every: int = field(default=20, metadata={"help": "Renew them at every n-th step."})
     adversarial_steps: int = field(default=8, metadata={"help": "Steps of Adam at each renewal."})
@@ -189,7 +189,7 @@ class ErasureSettings:
             require_not_negative(self, "removal_strength")
         share = self.empty_prompt_share
         require(self, "empty_prompt_share", share is None or 0 <= share <= 1, "must lie in [0, 1], as 0.25, or be None")
-        require(self, "adversarial_share", 0 <= self.adversarial_share <= 1, "must lie in [0, 1], as 0.5")
+        require(self, "adversarial_share", 0 <= self.adversarial_share <= 1, "must lie in [0, 1], as 0.25")
         ridge, patience = self.closed_form_ridge, self.patience
         require(self, "closed_form_ridge", math.isfinite(ridge) and ridge > 0, "must be a number > 0")
         require(self, "damage_limit", self.damage_limit > 0, "must be > 0, as 0.05")

@@ -184,7 +184,7 @@ _REMOVAL: dict[str, Any] = {
     "forget_weight": 1.0,
     "forget_objective": "removal",
     "retain_pictures": 192,
-    "max_steps": 350,
+    "max_steps": 330,
     "num_train_epochs": 2,
     "per_device_train_batch_size": 32,
     "per_device_forget_batch_size": 12,
