@@ -181,7 +181,7 @@ class ErasureSettings:
         )
         limit, ceiling = self.ascent_limit, self.forget_loss_ceiling
         require(self, "ascent_limit", limit is None or 1 < limit < math.inf, "must be a number > 1, as 2.0, or None")
-        once = f"and forget_loss_ceiling={ceiling} say the same; leave one of them out"
+        once = f"and forget_loss_ceiling={ceiling} say the same; leave one of them out (one that a recipe gives: None)"
         require(self, "ascent_limit", limit is None or ceiling is None, once)
         if self.neighbours is not None:
             require_not_negative(self, "neighbours")

@@ -21,7 +21,7 @@ from .guard import activations_checkpointed, unfrozen
 from .offloading import offloaded_by_leaves
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
-from .settings import build_config, default_sampling, wants_checkpointing, weights_of
+from .settings import build_config, default_sampling, wants_checkpointing, warn_of_size, weights_of
 from .text_edit import check_scope, edited_inputs
 from .workload import bounded_report, default_pictures
 
@@ -120,6 +120,7 @@ class ErasureRequest:
         with activations_checkpointed(self.family.denoiser, self.checkpointing):
             pass  # refused now where it cannot be
         self.args = build_config(self.family, self.recipe, anchor, values, compound)
+        unknown += warn_of_size(self.family, self.recipe, self.args.learning_rate)
         self.adapter = repair_adapter(self.args.repair_adapter, self.family, self.args.trainable_target_modules)
         self._check_scopes()
         self.sampling = default_sampling(self.pipe, self.sampling)

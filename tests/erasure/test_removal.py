@@ -16,6 +16,7 @@ from scissorhands_hf.erasure.erase import first_attacks
 from scissorhands_hf.erasure.erasure_trainer import ConceptErasureTrainer
 from scissorhands_hf.erasure.families import family_of
 from scissorhands_hf.erasure.noisy_examples import PromptTable, collate
+from scissorhands_hf.erasure.request import ErasureRequest
 from scissorhands_hf.erasure.settings import build_config
 
 
@@ -168,7 +169,11 @@ def test_without_an_adversary_nobody_attacks():
 
 @pytest.mark.parametrize(
     ("values", "named"),
-    [({"recipe": "removal"}, "recipe='removal'"), ({"forget_objective": "removal"}, "forget_objective='removal'")],
+    [
+        ({"recipe": "removal"}, "recipe='removal'"),
+        ({"forget_objective": "removal"}, "forget_objective='removal'"),
+        ({"recipe": "small-diffusion-class"}, "recipe='small-diffusion-class'"),
+    ],
 )
 def test_compounds_are_refused_for_what_their_words_stand_for(values, named):
     pipe = tiny_stable_diffusion()
@@ -277,6 +282,23 @@ def test_the_adapter_of_a_large_denoiser_is_told_and_merged(monkeypatch, caplog)
     (note,) = [text for text in report.notes if "adapter" in text]
     assert "rank 16 over" in note and "trainable_target_modules=['*'] trains these" in note
     assert note in [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "most", "warns"),
+    [
+        ("small-diffusion-class", 10, True),
+        ("small-diffusion-nudity", 10, True),
+        ("removal", 10, False),
+        ("small-diffusion-class", None, False),
+    ],
+)
+def test_a_small_denoisers_recipe_for_a_large_one_is_a_warning(recipe, most, warns, monkeypatch, caplog):
+    if most is not None:
+        monkeypatch.setattr(settings, "LARGE_DENOISER", most)
+    request = ErasureRequest(tiny_stable_diffusion(), "dress", recipe=recipe, sampling=SAMPLING, config={"max_steps": 4})
+    assert any("sized for a denoiser of about a million" in text for text in request.warnings) == warns
+    assert ("sized for a denoiser of about a million" in caplog.text) == warns
 
 
 def test_an_adapter_that_was_asked_for_is_no_news(monkeypatch):
