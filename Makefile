@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 help:
 	@echo "make setup      install everything into .venv, as the other targets do when they need it"
-	@echo "make demo       make a small classifier forget, and erase a concept from a pipeline (about 6 minutes); with VERBOSE=--verbose also losses and warnings"
+	@echo "make demo       make a small classifier forget, and erase a concept from a pipeline (about 7 minutes); with VERBOSE=--verbose also losses and warnings"
 	@echo "make space      the pages of the Hugging Face Space on http://127.0.0.1:7860, without network"
 	@echo "make test       lint, the documentation and the whole test suite"
 	@echo "make test-fast  the tests that take seconds"

@@ -1,7 +1,7 @@
 """Does an erased concept stay gone, and does the rest stay? Methods side by side on the shipped garment pipeline.
 
     python benchmarks/erasure.py --output out/erasure                 # all methods, concepts and seeds that are not there yet
-    python benchmarks/erasure.py --methods ours esd-x --concepts dress --seeds 0
+    python benchmarks/erasure.py --methods removal esd-x --concepts dress --seeds 0
     python benchmarks/erasure.py --output out/erasure --table         # tables; relearning.png and attacks.png beside them
 
 Each run of a method on a concept with a seed is saved at once to a JSON file of its own; runs whose file exists are skipped,
@@ -38,6 +38,7 @@ from erasure_measure import (
     CONCEPTS,
     CONTROLS,
     HELD_OUT_IMAGES,
+    NEW_WORD,
     PIPELINE,
     SAMPLING,
     denoising_loss,
@@ -73,6 +74,8 @@ UCE_SETTINGS: dict[str, Any] = {"keep_weight": 3.0, "ridge": 0.01}
 OTHER = {"dress": "bag", "coat": "bag", "sneaker": "bag", "red": "blue"}
 REAL_FORGET, REAL_RETAIN = 64, 256
 TRIM_RATIO = 0.01
+# Its words led elsewhere, instead of removed.
+WORDS: dict[str, Any] = {"recipe": "concept"}
 
 
 def erase_ours(**settings: Any) -> Callable[..., dict[str, Any]]:
@@ -111,7 +114,7 @@ def erase_with_real_data(pipe: StableDiffusionPipeline, concept: str, seed: int,
     retain = real_images("train", REAL_RETAIN, seed + 1000, without=concept)
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     kept = datasets.Dataset.from_dict({"image": retain.pictures(), "text": retain.captions}, features=features)
-    return erase_ours(forget_images=forget.pictures(), retain_images=kept)(pipe, concept, seed, extra)
+    return erase_ours(**WORDS, forget_images=forget.pictures(), retain_images=kept)(pipe, concept, seed, extra)
 
 
 def concept_prompts(concept: str) -> list[str]:
@@ -160,8 +163,7 @@ def closed_form_keep(concept: str) -> list[str]:
     return ["", *colours, *plain, *(make_prompt("a photo of {one}", noun, colour) for noun in nouns for colour in colours)]
 
 
-REMOVAL: dict[str, Any] = {"recipe": "removal"}
-REMOVAL_TRIM = 0.005
+REMOVAL_TRIM: dict[str, Any] = {"trim_ratio": 0.005, "reinit_target_modules": ["*"]}
 
 
 PAPER: dict[str, Any] = {"recipe": "small-diffusion-class"}
@@ -180,24 +182,24 @@ def with_random_mask(**settings: Any) -> Callable[..., dict[str, Any]]:
 METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "original": None,
     "control": None,  # never saw the concept; of some concepts only
-    "ours": erase_ours(),
-    "ours-trim": erase_ours(trim_ratio=TRIM_RATIO),
-    "ours-random-mask": with_random_mask(trim_ratio=TRIM_RATIO),
-    "ours-no-overshoot": erase_ours(closed_form_overshoot=0.0),
-    "ours-look-ahead": erase_ours(sharpness_radius=0.01, memory_every=5),
-    "ours-projection": erase_ours(projection=True, memory_every=5),
-    "ours-negative-guidance": erase_ours(
-        forget_objective="negative_guidance", learning_rate=3e-4, sharpness_radius=0.05, memory_every=5
+    "removal": erase_ours(),
+    "removal-trim": erase_ours(**REMOVAL_TRIM),
+    "removal-random-mask": with_random_mask(**REMOVAL_TRIM),
+    "removal-no-projection": erase_ours(projection=False),
+    "removal-no-adversary": erase_ours(adversarial_states=0),
+    "removal-bayes": erase_ours(removal_target="bayes", removal_cap=2.0),
+    "removal-constant-strength": erase_ours(removal_target="bayes", removal_strength=1.0),
+    "removal-no-neighbours": erase_ours(removal_target="bayes", removal_cap=2.0, neighbours=0),
+    "words": erase_ours(**WORDS),
+    "words-trim": erase_ours(**WORDS, trim_ratio=TRIM_RATIO),
+    "words-random-mask": with_random_mask(**WORDS, trim_ratio=TRIM_RATIO),
+    "words-no-overshoot": erase_ours(**WORDS, closed_form_overshoot=0.0),
+    "words-look-ahead": erase_ours(**WORDS, sharpness_radius=0.01, memory_every=5),
+    "words-projection": erase_ours(**WORDS, projection=True, memory_every=5),
+    "words-negative-guidance": erase_ours(
+        **WORDS, forget_objective="negative_guidance", learning_rate=3e-4, sharpness_radius=0.05, memory_every=5
     ),
-    "ours-real-data": erase_with_real_data,
-    "removal": erase_ours(**REMOVAL),
-    "removal-trim": erase_ours(**REMOVAL, trim_ratio=REMOVAL_TRIM),
-    "removal-random-mask": with_random_mask(**REMOVAL, trim_ratio=REMOVAL_TRIM),
-    "removal-projection": erase_ours(**REMOVAL, projection=True),
-    "removal-no-adversary": erase_ours(**REMOVAL, adversarial_states=0),
-    "removal-bayes": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0),
-    "removal-constant-strength": erase_ours(**REMOVAL, removal_target="bayes", removal_strength=1.0),
-    "removal-no-neighbours": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0, neighbours=0),
+    "words-real-data": erase_with_real_data,
     "paper": erase_ours(**PAPER),
     "paper-no-trim": erase_ours(**PAPER, trim_ratio=0.0),
     "paper-random-mask": with_random_mask(**PAPER),
@@ -233,7 +235,10 @@ def run(method: str, concept: str, seed: int, options: argparse.Namespace) -> di
     if options.probe_images:
         result["probes"] = probe(pipe, concept, seed, options.probe_images)
     if method != "original":
+        weights = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
         result["relearning"] = relearn(pipe, concept, seed, count)
+        pipe.unet.load_state_dict(weights)
+        result["relearning_new_word"] = relearn(pipe, concept, seed, count, NEW_WORD)
     return result
 
 

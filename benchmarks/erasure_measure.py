@@ -11,7 +11,7 @@ import os
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import diffusers
@@ -39,6 +39,7 @@ from fashion_data import (  # noqa: E402
 )
 
 from scissorhands_hf.audit import draw_pictures, probe_concept  # noqa: E402
+from scissorhands_hf.erasure.words import plural  # noqa: E402
 from spaces_demo.judge import FashionJudge, load_judge, to_tensor  # noqa: E402
 
 
@@ -58,7 +59,9 @@ RELEARN_IMAGES = 50
 RELEARN_BATCH = 16
 RELEARN_RATE = 1e-4
 HELD_OUT_IMAGES = 2000
-PROBES_OF_REMOVAL = ("wider", "empty", "token", "states", "img2img")  # words and paraphrases are asked here
+# Words and paraphrases are asked here, relearning is measured here.
+PROBES_OF_REMOVAL = ("wider", "empty", "token", "states", "img2img", "inpainting")
+NEW_WORD = "sks"  # that no caption of training has
 
 
 @dataclass(frozen=True)
@@ -266,19 +269,22 @@ def probe(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int) ->
     return {f"{score.probe} {score.setting}".strip(): score.share for score in report.scores}
 
 
-def relearn(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int) -> dict[str, object]:
+def relearn(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int, word: str | None = None) -> dict[str, object]:
     """Fine-tune the UNet on 50 real images of the concept with captions: does it come back, and in how many steps?
 
-    Adam of constant rate 1e-4 on all of the UNet, batches of 16, the plain denoising loss. The pipeline is changed.
+    Adam of constant rate 1e-4 on all of the UNet, batches of 16, the plain denoising loss. The pipeline is changed. Captions
+    and prompts call the concept by its name, or by ``word``.
 
     Returns:
         Share of the concept in ``count`` pictures, spread over the concept's prompts, at each of RELEARN_STEPS, and the mean
         share on kept prompts at the last.
     """
     asked = questions(concept)
-    prompts = [question for question in asked if question.part == "concept"]
+    prompts = [replace(q, prompt=renamed(q.prompt, concept, word)) for q in asked if q.part == "concept"]
     kept = [question for question in asked if question.part == "kept"]
-    latents, states = encode(pipe, real_images("train", RELEARN_IMAGES, seed, only=concept))
+    images = real_images("train", RELEARN_IMAGES, seed, only=concept)
+    images = replace(images, captions=[renamed(caption, concept, word) for caption in images.captions])
+    latents, states = encode(pipe, images)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(pipe.unet.requires_grad_(True).parameters(), lr=RELEARN_RATE)
     curve = {}
@@ -293,3 +299,11 @@ def relearn(pipe: StableDiffusionPipeline, concept: str, seed: int, count: int) 
             optimizer.zero_grad(set_to_none=True)
     pictures = draw(pipe, [q.prompt for q in kept], -(-count // 5), seed)
     return {"curve": curve, "kept_after": float(np.mean(shares(pictures, kept)))}
+
+
+def renamed(text: str, concept: str, word: str | None) -> str:
+    """``text`` with ``word``, if there is one, for the concept, also in the plural."""
+    if word is None:
+        return text
+    words = {concept: word, plural(concept): f"{word}s"}
+    return " ".join(words.get(part, part) for part in text.split(" "))

@@ -32,12 +32,12 @@ class Watch(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
-        self.parameters = list(trainer._parameters(trainer.scopes.projected).values())
+        self.parameters = list(trainer._memories.parameters.values())
         kept = [parameter.grad.clone() for parameter in self.parameters]
         self.now = self._forget_memory(list(range(64)))
         for parameter, gradient in zip(self.parameters, kept, strict=True):
             parameter.grad = gradient
-        stored = torch.cat([row[0] for row in trainer._memory.rows])
+        stored = torch.cat([row[0] for row in trainer._memories._memory.rows])
         self.row = {
             "fresh": torch.nn.functional.cosine_similarity(stored, self.now, dim=0).item(),
             "against plain": (torch.cat([g.flatten() for g in kept]) @ self.now).item() < 0,
@@ -50,7 +50,7 @@ class Watch(TrainerCallback):
         self.rows.append({**self.row, "against Adam": (step @ self.now).item() > 0})
 
     def _forget_memory(self, indices: list[int]) -> torch.Tensor:
-        (compute,) = self.trainer._forget_losses([indices])
+        (compute,) = self.trainer.forget_losses([indices])
         return -torch.cat([g.flatten() for g in torch.autograd.grad(compute(), self.parameters)])
 
 
@@ -65,7 +65,7 @@ def study(concept: str, steps: int, memory_every: int | None, seed: int) -> dict
 
     with mock.patch.object(erase_module, "ConceptErasureTrainer", Watched):
         report = erase_concept(
-            load_pipeline(), concept, projection=True, memory_every=memory_every, trim_ratio=0.0,
+            load_pipeline(), concept, recipe="concept", projection=True, memory_every=memory_every, trim_ratio=0.0,
             forget_objective="negative_guidance", learning_rate=3e-4, max_steps=steps, logging_steps=1, seed=seed,
             sampling=SAMPLING, report_images=0, disable_tqdm=True,
         )  # fmt: skip

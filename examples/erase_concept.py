@@ -3,7 +3,7 @@
     python examples/erase_concept.py --concept dress
     python examples/erase_concept.py --model me/my-pipeline --concept "in the style of Monet" --output out/no-monet
 
-Without --model it takes the tiny garment pipeline that ships with the repository (about a minute) and judges
+Without --model it takes the tiny garment pipeline that ships with the repository (about two minutes) and judges
 its pictures by the classifier beside it. Writes OUTPUT/pipeline, which plain DiffusionPipeline.from_pretrained loads,
 OUTPUT/report.png and OUTPUT/unlearning_report.json. On several devices: accelerate launch examples/erase_concept.py ...
 """

@@ -155,9 +155,11 @@ KEY_BEFORE_AFTER = '<div class="sh-key"><span class="sh-before">before</span><sp
 
 
 def changes_per_layer(report: ConceptErasureReport) -> str:
-    """What was cut, and by how much the edit changed the layers that read text."""
+    """What was done, what was cut, and by how much the edit changed the layers that read text."""
     per_module, per_layer = report.trim.get("per_module", {}), report.edit.get("per_layer", {})
-    return (cut_per_layer(per_module) if per_module or not per_layer else "") + (edit_per_layer(per_layer) if per_layer else "")
+    points = "".join(f"<li>{escape(text)}</li>" for text in report.notes)
+    done = f'<div class="sh-card"><h4>What was done</h4><ul class="sh-meanings">{points}</ul></div>' if points else ""
+    return done + (cut_per_layer(per_module) if per_module else "") + (edit_per_layer(per_layer) if per_layer else "")
 
 
 def edit_per_layer(per_layer: Mapping[str, float]) -> str:
@@ -324,9 +326,9 @@ OWN_COMPUTER = (
 HEADER = """
 <div class="sh-head">
 <h1>Make a model forget</h1>
-<p>Name something the image model can draw: its words are led elsewhere, or, if you ask for that, it is taken out of the
-weights, and everything else is to stay. Then look at the proof: the same prompts and seeds, before and after, and attacks that
-tell the two apart. A classifier and a language model forget here, too.</p>
+<p>Name something the image model can draw: it is taken out of the weights, or, if you ask for that, its words are led
+elsewhere, and everything else is to stay. Then look at the proof: the same prompts and seeds, before and after, and attacks
+that tell the two apart. A classifier and a language model forget here, too.</p>
 <ol><li><b>Erase</b> a concept</li><li><b>Compare</b> and attack the result</li>
 <li><b>Publish</b> it with a measured card</li></ol>
 </div>

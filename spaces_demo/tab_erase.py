@@ -16,11 +16,12 @@ from spaces_demo.tasks import recipe_names
 
 FROM_HUB = "A model from the Hub"
 # Ways to erase, with the recipe of each.
-WAYS = {"Lead its words elsewhere (gentle)": None, "Take it out of the weights": "removal"}
+WAYS = {"Take it out of the weights": None, "Lead its words elsewhere (quick)": "concept"}
 WAYS_INFO = (
-    "The first changes what its words mean to the model: quick, and all else stays, but whoever has the weights can bring it "
-    "back. The second teaches all of the model's weights to do without it: harder to bring back, about three times as long, "
-    "and its neighbours (of a dress: T-shirts) may suffer. Probe both under “Compare and attack”."
+    "The first teaches all of the model's weights to do without it: about two minutes, hard to bring back, and a neighbour "
+    "(of a dress: T-shirts) may suffer. The second changes what its words mean to the model: quicker, but whoever has the "
+    "weights can bring it back. With an anchor, of several words, and of a large model, the second is done. Probe both under "
+    "“Compare and attack”."
 )
 
 

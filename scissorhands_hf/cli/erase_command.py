@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         output="the pipeline",
         add_own=_add_own,
         settings=(ErasureSettings, UnlearningSettings),
-        recipe="What is not given is taken from the recipe, which is 'concept' unless another is named, else as said.",
+        recipe="What is not given is taken from the recipe, which, of small denoisers, is 'removal', else as said.",
         configuration=configuration,
     )
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder of a diffusers pipeline")

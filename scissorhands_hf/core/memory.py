@@ -88,11 +88,11 @@ class GradientMemory:
             self.rows = [torch.zeros(self.size, g.numel(), dtype=g.dtype, device=g.device) for g in gradients]
 
     def store(self, memory: int, parameter: int, gradient: Tensor) -> None:
-        """Keep `−∇L(D_f)` of one parameter as part of memory number `memory`; copies the values."""
-        torch.neg(gradient.reshape(-1), out=self.rows[parameter][memory])
+        """Add `−∇L(D_f)` of one parameter, of a batch or of a part of it, to memory number `memory`."""
+        self.rows[parameter][memory].sub_(gradient.reshape(-1))
 
     def clear(self) -> None:
-        """Set all memories to zero before a refresh: a parameter that the loss misses stores nothing."""
+        """Set all memories to zero before a refresh, which adds to them."""
         for row in self.rows:
             row.zero_()
 

@@ -13,18 +13,19 @@ from .sensitivity import stream_gradients
 def renew_memories(
     memory: GradientMemory,
     parameters: Mapping[str, nn.Parameter],
-    forget_losses: Iterable[Callable[[], Tensor]],
+    forget_losses: Iterable[Iterable[Callable[[], Tensor]]],
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Replace all memories by the gradients of `forget_losses`, streamed, one loss for each memory.
+    """Replace all memories by the gradients of `forget_losses`, streamed, a sum of losses for each memory.
 
     Args:
         memory (`GradientMemory`):
             Allocated for `parameters`, in their order.
         parameters (`Mapping[str, nn.Parameter]`):
             Whose gradients are remembered.
-        forget_losses (`Iterable[Callable[[], Tensor]]`):
-            M callables, each returning the loss of one forget batch of the model as it stands.
+        forget_losses (`Iterable[Iterable[Callable[[], Tensor]]]`):
+            For each of the M memories callables, each returning the loss of a part of its forget batch, of the model as it
+            stands, weighed so that their sum is the batch's.
         average (`Callable[[Tensor], Tensor]`, *optional*):
             Averages a tensor over data-parallel processes, so that all remember the same.
 
@@ -34,12 +35,12 @@ def renew_memories(
     memory.clear()
     position = {name: index for index, name in enumerate(parameters)}
     losses = []
-    for number, compute_loss in enumerate(forget_losses):
+    for number, parts in enumerate(forget_losses):
 
         def store(name: str, gradient: Tensor, number: int = number) -> None:
             memory.store(number, position[name], gradient)
 
-        losses.append(stream_gradients(compute_loss, parameters, store))
+        losses.append(sum((stream_gradients(compute_loss, parameters, store) for compute_loss in parts), torch.zeros(())))
     if average is not None:
         for row in memory.rows:
             row.copy_(average(row))

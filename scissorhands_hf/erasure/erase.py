@@ -63,10 +63,18 @@ def erase_concept(
     r"""
     Remove a concept from a diffusers text-to-image pipeline, in place, with no data but what the pipeline draws itself.
 
-    The denoiser's weights that the concept depends on most are re-initialised where that is asked for (`trim_ratio`;
-    Scissorhands, arXiv:2401.06187). Its layers that read text then get, in closed form, new answers to the concept's prompts:
-    those of other prompts and beyond (after UCE, arXiv:2308.14761). Repair holds that, and for everything else what the
-    original predicted. Text encoders, autoencoder and scheduler are not changed; the pipeline saves and loads as before.
+    Of a denoiser of up to 50M weights a concept of one word is taken out of what the denoiser makes of pictures (the recipe
+    "removal"): noisy pictures of it, under its words, under none and under text states that bring it back, are to be taken for
+    what is nearest to it, and everything else for what the original predicted. The gradient of repair is projected off what
+    would make the model remember (Scissorhands, arXiv:2401.06187), and the weights that the concept depends on most are
+    re-initialised first where that is asked for (`trim_ratio`).
+
+    Of a larger denoiser, of a concept of several words, and with `anchor`, the concept's words are led elsewhere (the recipes
+    "concept" and "compound"): layers that read text get, in closed form, new answers to its prompts, those of other prompts and
+    beyond (after UCE, arXiv:2308.14761), and repair holds that and everything else. That is quick and gentle, and the denoiser
+    still knows the picture; the log and `report.notes` say so.
+
+    Text encoders, autoencoder and scheduler are not changed; the pipeline saves and loads as before.
     Whether its weights want gradients (`requires_grad`) has no say: all of the denoiser is trained, or
     `trainable_target_modules`; afterwards they do or do not as before.
 
@@ -76,9 +84,9 @@ def erase_concept(
         concept (`str` or `list[str]`):
             What to erase, in words that prompts use: "dress", "in the style of Monet".
         anchor (`str`, *optional*):
-            What the concept's prompts should show instead. It must not contain the concept ("clothing" keeps "dress" alive).
-            Default: nothing in particular for looks (a colour, a style); for things, an everyday thing that is not far
-            from it to the text encoder. `report.edit` says which.
+            What the concept's prompts should show instead: its words are led there. It must not contain the concept ("clothing"
+            keeps "dress" alive). Default, of the recipes "concept" and "compound": nothing in particular for looks (a colour, a
+            style); for things, an everyday thing that is not far from it to the text encoder. `report.edit` says which.
         keep (`list[str]`, *optional*):
             Neighbours that matter most; everyday things, looks and captions of words that the pipeline's tokenizer knows are
             kept in any case.
@@ -86,8 +94,9 @@ def erase_concept(
             Pictures to use in the place of ones that the pipeline draws. Retain pictures may have captions (a column "text",
             "caption" or "prompt", or text files beside them).
         recipe (`str`, *optional*):
-            A set of settings from `scissorhands_hf.RECIPES`; default: "concept", or "compound" where a concept has several
-            words; both were measured on the pipeline in `spaces_demo`.
+            A set of settings from `scissorhands_hf.RECIPES`; default: "removal", "compound" where a concept has several words,
+            and "concept" with a denoiser of more than 50M weights, an `anchor`, another `forget_objective`, settings of the
+            closed form, or `max_steps=0`. All three were measured on the pipeline in `spaces_demo`.
         generator (`torch.Generator`, *optional*):
             Where the run's seed is drawn from, instead of `seed`.
         callback (*optional*):

@@ -30,7 +30,8 @@ class ConceptErasureConfig(ErasureSettings, ScissorhandsConfig):
 
     Args:
         forget_objective (`str`, *optional*, defaults to `"ascent"`):
-            `"ascent"`, `"redirect"`, `"negative_guidance"`, `"removal"` or `"closed_form"` (`erase_concept`'s default).
+            `"ascent"`, `"redirect"`, `"negative_guidance"`, `"closed_form"` or `"removal"`, of which the last two are
+            `erase_concept`'s defaults, see its `recipe`.
         logging_steps (`float`, *optional*):
             As in `TrainingArguments`. Default: a fortieth of `max_steps`.
         per_device_eval_batch_size (`int`, *optional*):

@@ -56,7 +56,7 @@ class ErasureSettings:
             Of `"bayes"`: the most that the strength η = γ/(1 − γ) of the negative guidance may be, ≥ 0.
         removal_strength (`float`, *optional*):
             Of `"neighbours"`: how far pictures are led from the concept to these and beyond, ≥ 0, where the model is sure that
-            they show it; 1 for what is nearest itself. Default: 2. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by
+            they show it; 1 for what is nearest itself. Default: 2.5. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by
             how sure the model is of the concept, picture by picture.
         empty_prompt_share (`float`, *optional*):
             Share of the noisy forget examples, in [0, 1], that are asked for without words. Default: 0.25 of the objective

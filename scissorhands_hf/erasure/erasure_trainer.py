@@ -142,6 +142,11 @@ class ConceptErasureTrainer(ScissorhandsTrainer):
             return super().memory_batch_size
         return min(max(self.forget_batch_size, MEMORY_EXAMPLES), len(self.forget_dataset))
 
+    @property
+    def memory_examples_at_once(self) -> int:
+        """As many as in a step, whose room is there."""
+        return self.args.per_device_train_batch_size + self.forget_batch_size
+
     # ---- The adversary ----
 
     def begin_step(self) -> None:

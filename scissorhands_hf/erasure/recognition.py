@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Predict = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 # To the neighbours and beyond, where it is not said how far: what is learned falls short of its target.
-REACH = 2.0
+REACH = 2.5
 # Kept pictures that show a concept with this probability or more are not kept.
 SHOWS = 0.5
 
@@ -153,10 +153,10 @@ class Recognition:
         they may show: of much noise, anything. With neighbours known, a picture that has words of its own shows what they say.
         """
         target = predict(batch, batch["prompt"])
-        asked = (batch["prompt"] == self.empty).nonzero()[:, 0]
-        if not len(asked) or self.constant:
+        asked = batch["prompt"] == self.empty
+        if not asked.any() or self.constant:
             return target
-        part = {name: value[asked.to(value.device)] for name, value in batch.items()}
+        part = _rows_of(batch, asked)
         values = torch.stack([posterior.at(part["timesteps"], part["picture"].cpu()) for posterior in self.others])
         likely, number = values.max(0)
         concept = self.words[number].to(part["prompt"].device)
@@ -181,9 +181,20 @@ class Recognition:
     def _others(self, batch: dict[str, Tensor], concept: Tensor, words: Tensor, predict: Predict) -> Tensor:
         """The mean of predictions under what pictures are to be taken for: by words of their own, int64 rows (n,), or, where
         these are the empty prompt, by what is nearest a concept, given the row of its prompt, (n,)."""
-        rows = torch.stack([self.stand_ins[int(row)] for row in concept]).to(words.device)
-        rows = torch.where((words == self.empty)[:, None], rows, words[:, None])
-        return torch.stack([predict(batch, column) for column in rows.unbind(1)]).mean(0)
+        found = torch.empty(batch["noisy"].shape)
+        named = words != self.empty
+        if named.any():
+            found[named] = predict(_rows_of(batch, named), words[named])
+        if not named.all():
+            rest = _rows_of(batch, ~named)
+            rows = torch.stack([self.stand_ins[int(row)] for row in concept[~named]]).to(words.device)
+            found[~named] = torch.stack([predict(rest, column) for column in rows.unbind(1)]).mean(0)
+        return found
+
+
+def _rows_of(batch: dict[str, Tensor], wanted: Tensor) -> dict[str, Tensor]:
+    """The examples of a batch that are `wanted`, bool (n,)."""
+    return {name: value[wanted.to(value.device)] for name, value in batch.items()}
 
 
 def stand_in_rows(others: dict[str, list[str]], rows: dict[str, int]) -> dict[int, Tensor]:

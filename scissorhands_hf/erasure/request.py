@@ -21,7 +21,14 @@ from .guard import activations_checkpointed, unfrozen
 from .offloading import offloaded_by_leaves
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
-from .settings import build_config, default_sampling, wants_checkpointing, warn_of_size, weights_of
+from .settings import (
+    build_config,
+    default_sampling,
+    wants_checkpointing,
+    warn_of_size,
+    weights_of,
+    what_is_avoided,
+)
 from .text_edit import check_scope, edited_inputs
 from .workload import bounded_report, default_pictures
 
@@ -153,6 +160,7 @@ class ErasureRequest:
         rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
         self.prompts = replace(self.prompts, report=rows)
         self._tell_types()
+        self._tell_avoided(compound)
         self._tell_adapter()
         self._check_neighbours()
         self.warnings += unknown
@@ -179,6 +187,12 @@ class ErasureRequest:
             logger.info(text)
         for text in self.warnings:
             logger.warning(text)
+
+    def _tell_avoided(self, compound: bool) -> None:
+        """That the denoiser keeps what it knows, where it does, in the log, and as a note for the report."""
+        for text in what_is_avoided(self.args.forget_objective, compound, weights_of(self.family)):
+            self.notes.append(text)
+            logger.info(text)
 
     def _tell_adapter(self) -> None:
         """That an adapter nobody asked for is trained, in the log, and as a note for the report."""

@@ -15,7 +15,7 @@ from .objectives import OBJECTIVES, RETAIN_OBJECTIVES
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_RECIPE, COMPOUND_RECIPE, REMOVAL_RECIPE = "concept", "compound", "removal"
+WORDS_RECIPE, COMPOUND_RECIPE, REMOVAL_RECIPE = "concept", "compound", "removal"
 SMALL_CLASS_RECIPE, SMALL_RECIPES = "small-diffusion-class", ("small-diffusion-class", "small-diffusion-nudity")
 WITH_ANCHOR = ("redirect", "closed_form")
 # Above this many weights a denoiser is a foundation model: ESD's learning rate and small batches, instead of the values
@@ -72,19 +72,21 @@ def build_config(
         if name not in known:
             raise TypeError(f"erase_concept got an unknown argument {name!r}; see ConceptErasureConfig for those there are")
     values = dict(values)
-    values["recipe"] = recipe or (COMPOUND_RECIPE if compound else DEFAULT_RECIPE)
+    weights = weights_of(family)
+    values["recipe"] = recipe or default_recipe(weights, anchor, values, compound)
     objective = values.get("forget_objective")
     if anchor is not None:
         chosen = objective or get_recipe(values["recipe"], ERASURE_DOOR).get("forget_objective")
         if objective not in (None, *WITH_ANCHOR) or chosen == "removal":
             raise ValueError(f"forget_objective={chosen!r} does not use anchor={anchor!r}; leave one of them out")
         values["forget_objective"] = chosen if chosen in WITH_ANCHOR else "redirect"
-    large = recipe in (None, REMOVAL_RECIPE) and weights_of(family) > LARGE_DENOISER
+    large = recipe in (None, REMOVAL_RECIPE) and weights > LARGE_DENOISER
     if large:
-        if objective == "removal" or (objective is None and recipe == REMOVAL_RECIPE):
+        removal = (objective or get_recipe(values["recipe"], ERASURE_DOOR)["forget_objective"]) == "removal"
+        if removal:
             values = _with_removal_adapter(values)
         rate = {"learning_rate": _ADAPTER_RATE} if values.get("repair_adapter") is not None else {}
-        values = {**(_LARGE if recipe is None else _LARGE_REMOVAL), **rate, **values}
+        values = {**(_LARGE_REMOVAL if removal else _LARGE), **rate, **values}
     if len(family.tokenizer) > LARGE_VOCABULARY:
         values = {**VOCABULARY_SETTINGS, **values}
     values.setdefault("report_to", "none")
@@ -121,6 +123,55 @@ def build_config(
     check_arguments(args, OBJECTIVES, RETAIN_OBJECTIVES)
     check_optimizer(args, family.denoiser)
     return args
+
+
+def default_recipe(weights: int, anchor: str | None, values: dict[str, Any], compound: bool) -> str:
+    """
+    The recipe of a call that names none: removal, where it was measured and nothing in the call asks for something else.
+
+    Args:
+        weights (`int`):
+            Of the denoiser. Of a large one removal was not measured.
+        anchor (`str`, *optional*):
+            Removal has none.
+        values (`dict[str, Any]`):
+            The settings of the call.
+        compound (`bool`):
+            Whether one of the concepts has several words.
+    """
+    if compound:
+        return COMPOUND_RECIPE
+    if values.get("forget_objective", "removal") != "removal":
+        return WORDS_RECIPE
+    of_the_edit = any(name.startswith("closed_form_") for name in values)
+    asks_for_edit = anchor is not None or of_the_edit or values.get("max_steps") == 0
+    small = weights <= LARGE_DENOISER or "forget_objective" in values
+    return REMOVAL_RECIPE if small and not asks_for_edit else WORDS_RECIPE
+
+
+def what_is_avoided(objective: str, compound: bool, weights: int) -> list[str]:
+    """
+    A note, for the log and the report, where a concept's words are led elsewhere and the denoiser keeps what it knows.
+
+    Args:
+        objective (`str`):
+            The `forget_objective` of the run.
+        compound (`bool`):
+            Whether one of the concepts has several words.
+        weights (`int`):
+            Of the denoiser.
+    """
+    if objective != "closed_form":
+        return []
+    further = "recipe='removal' takes it out of the denoiser"
+    if compound:
+        further = "recipe='removal', which takes it out of the denoiser, is for concepts of one word"
+    elif weights > LARGE_DENOISER:
+        further += f", and was not measured on one of {weights:,} weights"
+    return [
+        "Words are led elsewhere: layers that read prompts answer the concept's as something else. What the denoiser knows of "
+        f"pictures stays, and a learned word brings it back; {further}."
+    ]
 
 
 def _with_removal_adapter(values: dict[str, Any]) -> dict[str, Any]:

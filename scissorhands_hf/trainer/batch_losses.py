@@ -143,12 +143,9 @@ class BatchLossMixin:
             return 1
         return items if self._counts_items else min(items, 1)
 
-    def batch_share(self, batch: dict[str, Any], total: float) -> float:
-        """The factor of a micro-batch's mean loss in the step, of whose parts processes take the mean afterwards."""
-        return self.share_of(self.batch_weight(batch), total)
-
     def share_of(self, weight: int, total: float) -> float:
-        """The same for what weighs `weight`."""
+        """The factor of the mean loss of what weighs `weight` in a whole of `total`, of whose parts processes take the mean
+        afterwards."""
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return weight * processes / max(total, 1)
 

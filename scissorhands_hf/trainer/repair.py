@@ -35,8 +35,8 @@ class RepairMixin(ObjectiveMixin):
     data_seed: int
     forget_batch_size: int
     """Per device, as the run has it."""
-    forget_losses: Callable[..., Iterator[Callable[[], Tensor]]]
-    """For each batch of forget indices a callable that computes its loss; `shared`: each is a process's part of one batch."""
+    shared_forget_losses: Callable[[list[list[int]], int], Iterator[list[Callable[[], Tensor]]]]
+    """For a process's share of each batch of forget indices, callables that compute the loss of its parts."""
 
     def _init_repair(self) -> None:
         """Before `Trainer.__init__`, and again at the start of each run."""
@@ -145,6 +145,11 @@ class RepairMixin(ObjectiveMixin):
         """Forget examples in each memory, per device."""
         return self.forget_batch_size
 
+    @property
+    def memory_examples_at_once(self) -> int:
+        """How many of them the model sees at once."""
+        return self.memory_batch_size
+
     def renew_memories(self, epoch: int, step: int = 0) -> None:
         """Replace the memories by gradients of random forget batches, a function of the seed, the epoch and its step."""
         started = time.perf_counter()
@@ -153,7 +158,7 @@ class RepairMixin(ObjectiveMixin):
         batches = random_batches(len(self.forget_dataset), size * world, self.args.memory_batches, seed)
         mine = [batch[self.accelerator.process_index :: world] for batch in batches]
         with evaluation_mode(self.model, batch_statistics=True):
-            finite = self._memories.renew(self.forget_losses(mine, shared=True))
+            finite = self._memories.renew(self.shared_forget_losses(mine, self.memory_examples_at_once))
         if not finite:
             raise self._diverged("the forget loss is not finite")
         self.record.add_seconds("memory", time.perf_counter() - started)

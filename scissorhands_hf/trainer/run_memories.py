@@ -42,8 +42,8 @@ class RunMemories:
         self._memory.allocate([parameter.detach() for parameter in parameters.values()])
         self._average = partial(accelerator.reduce, reduction="mean") if accelerator.num_processes > 1 else None
 
-    def renew(self, forget_losses: Iterable[Callable[[], Tensor]]) -> bool:
-        """Replace all memories by the gradients of M losses of this process; whether the losses are finite."""
+    def renew(self, forget_losses: Iterable[Iterable[Callable[[], Tensor]]]) -> bool:
+        """Replace all memories by the gradients of M losses of this process, each in parts; whether they are finite."""
         losses = renew_memories(self._memory, self.parameters, forget_losses, self._average)
         return all(bool(torch.isfinite(loss)) for loss in losses)
 

@@ -148,24 +148,39 @@ class TrimMixin:
 
     # ---- The losses whose gradients are taken ----
 
-    def forget_losses(self, batches: list[list[int]], shared: bool = False) -> Iterator[Callable[[], Tensor]]:
-        """For each batch of forget indices a callable that computes its loss on the model outside DDP.
+    def forget_losses(self, batches: list[list[int]]) -> Iterator[Callable[[], Tensor]]:
+        """For each batch of forget indices a callable that computes its loss on the model outside DDP."""
+        for indices in batches:
+            yield self._weighed_loss(self._forget_batch(indices), 1.0)
+
+    def shared_forget_losses(self, batches: list[list[int]], at_once: int) -> Iterator[list[Callable[[], Tensor]]]:
+        """
+        The same of batches that processes share, in parts.
 
         Args:
             batches (`list[list[int]]`):
-                Of this process.
-            shared (`bool`, *optional*, defaults to `False`):
-                Each is this process's part of a batch of all; its loss is weighed so that their mean is that batch's.
+                This process's share of each.
+            at_once (`int`):
+                Most examples of a part.
+
+        Returns:
+            For each batch the losses of its parts, weighed so that the mean over processes of their sum is the batch's loss.
         """
         for indices in batches:
-            batch = send_to_device(self.sets[FORGET].batch(indices), self.args.device)
-            share = self.batch_share(batch, self.total_weights([self.batch_weight(batch)])[0]) if shared else 1.0
+            parts = [self._forget_batch(indices[start : start + at_once]) for start in range(0, len(indices), at_once)]
+            weights = [self.batch_weight(part) for part in parts]
+            (total,) = self.total_weights([sum(weights)])
+            yield [self._weighed_loss(part, self.share_of(own, total)) for part, own in zip(parts, weights, strict=True)]
 
-            def compute(batch: dict[str, Any] = batch, share: float = share) -> Tensor:
-                with self.compute_loss_context_manager():
-                    return share * self.compute_sensitivity_loss(self.model, batch)
+    def _forget_batch(self, indices: list[int]) -> dict[str, Any]:
+        return send_to_device(self.sets[FORGET].batch(indices), self.args.device)
 
-            yield compute
+    def _weighed_loss(self, batch: dict[str, Any], share: float) -> Callable[[], Tensor]:
+        def compute() -> Tensor:
+            with self.compute_loss_context_manager():
+                return share * self.compute_sensitivity_loss(self.model, batch)
+
+        return compute
 
     def retain_losses(self, batches: list[list[int]]) -> Iterator[Callable[[], Tensor]]:
         """The same for batches of retain indices, to which `saliency="relative"` relates the sensitivity."""

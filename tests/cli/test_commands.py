@@ -69,7 +69,7 @@ def test_erase_leaves_a_stock_pipeline_and_its_report(python: list[str], tmp_pat
     )  # fmt: skip
     assert "| concept |" in output and "Saved to out" in output
     if python == COMMAND:  # the launcher has things of its own to say
-        stages = ["load", "before", "pictures", "prompts", "targets", "sensitivity", "trim", "repair", "report"]
+        stages = ["load", "before", "pictures", "targets", "sensitivity", "trim", "repair", "report"]
         names = [line.partition(":")[0] for line in errors.splitlines()]
         assert [name for name in names if name in stages] == stages
         # What the user can act on is said, and nothing else.

@@ -138,7 +138,7 @@ def test_erase_concept_example(launcher: list[str], tmp_path: Path) -> None:
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
     output = run(
-        *launcher, str(EXAMPLES / "erase_concept.py"), "--concept", "dress", "--max_steps", "4", "--output", "out",
+        *launcher, str(EXAMPLES / "erase_concept.py"), "--concept", "dress", "--max_steps", "24", "--output", "out",
         "--threads", "1", cwd=tmp_path,
     )  # fmt: skip
     assert "| concept |" in output and "paraphrase" in output

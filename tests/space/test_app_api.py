@@ -62,7 +62,7 @@ def test_a_class_is_forgotten(client):
         ("dress", {"steps": "1000000"}, "must be from 1 to 600"),
         ("dress", {"trim_ratio": "7"}, "trim ratio"),
         ("dress", {"recipe": EVIL}, "&lt;script&gt;"),
-        ("dress", {"recipe": "compound", "way": "Take it out of the weights"}, "its own way to erase"),
+        ("dress", {"recipe": "compound", "way": "Lead its words elsewhere (quick)"}, "its own way to erase"),
         ("dress", {"model": "A model from the Hub", "hub_id": "../../etc/passwd"}, "owner/name"),
         ("dress", {"model": "A model from the Hub", "hub_id": "me/model"}, "without the Hub"),
     ],

@@ -20,7 +20,7 @@ from spaces_demo.publish import DISCLOSURES
 REPOSITORY = Path(__file__).resolve().parents[2]
 FULL, SUMMARY, NOTHING = DISCLOSURES
 # Few steps: what is tested is the page's logic, not how well the concept goes; that is the engine's tests' affair.
-QUICK = {"steps": 8, "images": 2}
+QUICK = {"steps": 8, "images": 2, "recipe": "concept"}
 QUICK_SAMPLING = {"num_inference_steps": 4, "guidance_scale": 4.0}
 
 

@@ -96,11 +96,12 @@ def test_bars_have_the_length_of_their_values():
 def test_what_was_cut_and_edited_is_shown():
     cut, edit = {"per_module": {"a": {"trimmed": 1, "weights": 2}}}, {"per_layer": {"b": 0.4, "c": 0.1}}
     shown = {
-        (bool(trim), bool(edited)): render.changes_per_layer(ConceptErasureReport(trim=trim, edit=edited))
+        (bool(trim), bool(edited)): render.changes_per_layer(ConceptErasureReport(trim=trim, edit=edited, notes=["moved <by>"]))
         for trim in ({}, cut)
         for edited in ({}, edit)
     }
-    assert "No weight was re-initialised" in shown[False, False]
+    assert all("What was done" in html and "moved &lt;by&gt;" in html for html in shown.values())
+    assert "What was cut" not in shown[False, False] and "edited" not in shown[False, False]
     assert "What was cut" in shown[True, False] and "edited" not in shown[True, False]
     assert "What was cut" not in shown[False, True] and "40 %" in shown[False, True] and "10 %" in shown[False, True]
     assert "What was cut" in shown[True, True] and "What was edited" in shown[True, True]
