@@ -124,8 +124,8 @@ def test_a_compound_has_a_recipe_of_its_own_by_default():
         return ErasureRequest(tiny_stable_diffusion(), concept, **arguments).args
 
     assert settings("red dress").recipe == settings(["bag", "red dress"]).recipe == "compound"
-    assert settings("dress").recipe == settings("Ed Bag").recipe == "concept"
-    assert settings("red dress", recipe="concept").learning_rate == settings("dress").learning_rate
+    assert settings("dress").recipe == settings("Ed Bag").recipe == "removal"
+    assert settings("red dress", recipe="concept").learning_rate == settings("dress", recipe="concept").learning_rate
 
 
 def test_pictures_of_a_compound_are_kept_as_they_are_under_prompts_that_are_near_to_it():

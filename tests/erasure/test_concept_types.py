@@ -132,7 +132,7 @@ def test_paraphrases_follow_the_type():
 def test_what_was_assumed_is_in_the_log_and_the_report_and_weak_evidence_is_a_warning(caplog, monkeypatch):
     settings = {
         "report_images": 0, "max_steps": 1, "evaluations": 1, "pictures_per_concept": 2, "retain_pictures": 2,
-        "sampling": {"num_inference_steps": 2},
+        "sampling": {"num_inference_steps": 2}, "recipe": "concept",
     }  # fmt: skip
     monkeypatch.setattr("scissorhands_hf.erasure.concept_types.look_score", lambda *_: 0.8)
     with caplog.at_level(logging.INFO, logger="scissorhands_hf"):

@@ -140,7 +140,7 @@ def test_the_command_says_it_without_an_output_folder(tmp_path, capsys, monkeypa
     given = [str(tmp_path / "model"), "dress", "--concept_type", "object", "--report_images", "0"]
     assert main(["erase", *given, "--dry-run"]) in (0, None)
     told = capsys.readouterr().out
-    assert "of memory (cpu) at 32 × 32 pixels" in told and "192 pictures to draw, 150 steps" in told
+    assert "of memory (cpu) at 32 × 32 pixels" in told and "256 pictures to draw, 330 steps" in told
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -122,7 +122,7 @@ def test_a_second_erasure_after_saving_and_loading_knows_of_the_first(tmp_path):
     shipped = Path(__file__).parents[2] / "spaces_demo" / "fashion_pipeline"
     quick = QUICK | {"retain_pictures": 64, "report_images": 2}
     pipe = enable_concept_erasure(DiffusionPipeline.from_pretrained(shipped))
-    pipe.erase_concept("dress", **quick)
+    pipe.erase_concept("dress", recipe="concept", **quick)
     pipe.save_pretrained(tmp_path / "once")
     again = enable_concept_erasure(DiffusionPipeline.from_pretrained(tmp_path / "once"))
     report = again.erase_concept("coat", **quick)

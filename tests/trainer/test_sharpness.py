@@ -30,7 +30,7 @@ def test_inside_the_weights_are_a_step_of_the_given_length_down_the_forget_loss(
     memory = GradientMemory(size=2)
     memory.allocate([p.detach() for p in parameters.values()])
     halves = [{k: v[:3] for k, v in batch.items()}, {k: v[3:] for k, v in batch.items()}]
-    renew_memories(memory, parameters, [lambda half=half: model(**half)["loss"] for half in halves])
+    renew_memories(memory, parameters, [[lambda half=half: model(**half)["loss"]] for half in halves])
     loss = model(**batch)["loss"].item()
     with relearned_weights(memory, parameters.values(), RADIUS):
         moved = torch.cat([(p - before[name]).flatten() for name, p in parameters.items()])

@@ -1,0 +1,55 @@
+"""Which recipe a call of `erase_concept` takes that names none, and what it says of that."""
+
+import logging
+
+import pytest
+from tiny_pipelines import tiny_stable_diffusion
+
+from scissorhands_hf.erasure import settings
+from scissorhands_hf.erasure.request import ErasureRequest
+
+
+def request(concept: str = "dress", **arguments) -> ErasureRequest:
+    anchor = arguments.pop("anchor", None)
+    return ErasureRequest(
+        tiny_stable_diffusion(), concept, anchor=anchor, sampling={"num_inference_steps": 2}, report_images=0, config=arguments
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe", "objective"),
+    [
+        ({}, "removal", "removal"),
+        ({"max_steps": 8, "trim_ratio": 0.01, "projection": False}, "removal", "removal"),
+        ({"forget_objective": "removal"}, "removal", "removal"),
+        ({"anchor": "old hat"}, "concept", "closed_form"),
+        ({"max_steps": 0}, "concept", "closed_form"),
+        ({"closed_form_overshoot": 0.5}, "concept", "closed_form"),
+        ({"forget_objective": "closed_form"}, "concept", "closed_form"),
+        ({"forget_objective": "negative_guidance"}, "concept", "negative_guidance"),
+        ({"forget_objective": "redirect", "anchor": "old hat"}, "concept", "redirect"),
+        ({"concept": "red dress"}, "compound", "closed_form"),
+        ({"concept": "red dress", "anchor": "blue dress"}, "compound", "closed_form"),
+    ],
+)
+def test_removal_is_the_default_unless_the_call_asks_for_what_it_is_not(given, recipe, objective):
+    args = request(**given).args
+    assert (args.recipe, args.forget_objective) == (recipe, objective)
+
+
+def test_a_large_denoiser_has_its_words_led_elsewhere_unless_removal_is_asked_for(monkeypatch):
+    monkeypatch.setattr(settings, "LARGE_DENOISER", 1000)
+    default = request()
+    assert default.args.recipe == "concept" and default.args.learning_rate == 1e-5
+    assert any("led elsewhere" in note and "was not measured on one of" in note for note in default.notes)
+    asked = request(forget_objective="removal")
+    assert asked.args.recipe == "removal" and asked.args.repair_adapter == 16 and asked.args.learning_rate == 1e-4
+    assert asked.args.projection and not any("led elsewhere" in note for note in asked.notes)
+
+
+def test_leading_words_elsewhere_is_said_in_the_log_and_in_the_notes(caplog):
+    with caplog.at_level(logging.INFO, logger="scissorhands_hf"):
+        avoided, compound, removed = request(max_steps=0), request("red dress"), request()
+    said = [[note for note in one.notes if "led elsewhere" in note] for one in (avoided, compound, removed)]
+    assert [len(notes) for notes in said] == [1, 1, 0] and caplog.text.count("led elsewhere") == 2
+    assert "recipe='removal' takes it out" in said[0][0] and "of one word" in said[1][0]
