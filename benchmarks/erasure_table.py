@@ -81,6 +81,11 @@ def steps_until_back(curve: dict[str, float]) -> float:
     return math.inf
 
 
+def area(curve: dict[str, float]) -> float:
+    """The mean of the share over all steps, by straight lines between those measured."""
+    return float(np.trapezoid(list(curve.values()), [int(step) for step in curve]) / int(list(curve)[-1]))
+
+
 def print_tables(folder: Path, concepts: Sequence[str]) -> None:
     """Print Markdown; relearning.png and, of runs with probes, attacks.png are written into the folder."""
     results = load(folder, concepts)
@@ -106,6 +111,7 @@ def print_tables(folder: Path, concepts: Sequence[str]) -> None:
             print(f"## {concept}\n\n" + table(heads, [row(name, some) for name, some in members.items()]) + "\n")
             print(probes_table(members) + "\n")
             print(relearning_table(members) + "\n")
+            print("Under a new word:\n\n" + relearning_table(members, key="relearning_new_word") + "\n")
     print("## Relearning, all concepts\n\n" + relearning_table(runs, methods))
     print(f"\n![Relearning curves]({draw_relearning(folder, concepts, runs, methods).name})")
     if attacks := draw_attacks(folder, concepts, runs, methods):
@@ -164,22 +170,23 @@ def probes_table(runs: dict[str, list[Result]]) -> str:
     return table(["method", "runs", "words", "paraphrases", *settings, "CPU-s"], rows)
 
 
-def relearning_table(runs: dict[str, list[Result]], methods: Iterable[str] | None = None) -> str:
-    """Share of the concept after each number of steps, and steps until it is back."""
+def relearning_table(runs: dict[str, list[Result]], methods: Iterable[str] | None = None, key: str = "relearning") -> str:
+    """Share of the concept after each number of steps, their mean over all steps, and steps until it is back."""
     rows, steps = [], None
     for name in methods or runs:
-        curves = [result["relearning"]["curve"] for result in runs[name] if "relearning" in result]
+        curves = [result[key]["curve"] for result in runs[name] if key in result]
         if not curves:
             continue
         steps = list(curves[0])
         back = [steps_until_back(curve) for curve in curves]
         never = sum(map(math.isinf, back))
         text = spread([b for b in back if not math.isinf(b)]) + (f" (never in {never} of {len(back)})" if never else "")
-        kept = spread([result["relearning"]["kept_after"] for result in runs[name] if "relearning" in result])
-        rows.append([name, *(spread([curve[step] for curve in curves]) for step in steps), text.strip(), kept])
+        kept = spread([result[key]["kept_after"] for result in runs[name] if key in result])
+        shares = [spread([curve[step] for curve in curves]) for step in steps]
+        rows.append([name, *shares, spread([area(curve) for curve in curves]), text.strip(), kept])
     if not rows:
         return "No relearning was measured."
-    return table(["method", *(f"{s} steps" for s in steps), f"steps to {BACK:.0f} %", "kept prompts after"], rows)
+    return table(["method", *(f"{s} steps" for s in steps), "area", f"steps to {BACK:.0f} %", "kept prompts after"], rows)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import baselines  # noqa: E402
 import erasure_table  # noqa: E402
-from erasure_measure import PIPELINE, frechet_distance, questions  # noqa: E402
+from erasure_measure import PIPELINE, frechet_distance, questions, renamed  # noqa: E402
 
 from spaces_demo.judge import FashionJudge  # noqa: E402
 
@@ -134,6 +134,11 @@ def test_steps_until_a_concept_is_back_lie_between_the_measured_ones():
     assert erasure_table.steps_until_back({"0": 0.0, "10": 49.0}) == math.inf
 
 
+def test_a_new_word_takes_the_place_of_the_concepts_name_alone():
+    assert renamed("a photo of red dresses", "dress", "sks") == "a photo of red skss"
+    assert renamed("a red dress", "red", "sks") == "a sks dress" and renamed("a dress", "dress", None) == "a dress"
+
+
 def test_the_tables_hold_means_over_runs(tmp_path, capsys):
     def result(method, seed, concept, kept, loss):
         scores = [
@@ -167,7 +172,7 @@ def test_the_tables_hold_means_over_runs(tmp_path, capsys):
         *("ours", "2", "100 ± 0", "1.0 ± 1.4", "0.5 ± 0.7", "3.0 ± 0.0", "6.0 ± 0.0", "2.0 ± 2.8"),
         *("5.0 ± 0.0", "1.5 ± 0.0", "0.5 ± 0.0", "30.5 ± 0.7", ""),
     ]
-    assert "## coat" not in printed and "| ours | 0.0 ± 0.0 | 40.0 ± 0.0 | 65.0 ± 7.1 | 16.2 ± 1.8 | 90.0 ± 0.0 |" in printed
+    assert "## coat" not in printed and "| ours | 0.0 ± 0.0 | 40.0 ± 0.0 | 65.0 ± 7.1 | 39.5 ± 2.1 | 16.2 ± 1.8 | 90.0 ± 0.0 |" in printed
     assert (tmp_path / "relearning.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert not (tmp_path / "attacks.png").exists()
     probed = {**result("ours", 1, 2.0, 92, 0.084), "probes": {"token 1 vector": 30.0, "empty": 1.0}}
