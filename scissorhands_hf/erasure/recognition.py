@@ -181,15 +181,17 @@ class Recognition:
     def _others(self, batch: dict[str, Tensor], concept: Tensor, words: Tensor, predict: Predict) -> Tensor:
         """The mean of predictions under what pictures are to be taken for: by words of their own, int64 rows (n,), or, where
         these are the empty prompt, by what is nearest a concept, given the row of its prompt, (n,)."""
-        found = torch.empty(batch["noisy"].shape)
         named = words != self.empty
+        found = []
         if named.any():
-            found[named] = predict(_rows_of(batch, named), words[named])
+            found.append(predict(_rows_of(batch, named), words[named]))
         if not named.all():
             rest = _rows_of(batch, ~named)
             rows = torch.stack([self.stand_ins[int(row)] for row in concept[~named]]).to(words.device)
-            found[~named] = torch.stack([predict(rest, column) for column in rows.unbind(1)]).mean(0)
-        return found
+            found.append(torch.stack([predict(rest, column) for column in rows.unbind(1)]).mean(0))
+        together = torch.cat(found)
+        places = torch.cat([named.nonzero()[:, 0], (~named).nonzero()[:, 0]])
+        return together[places.argsort().to(together.device)]
 
 
 def _rows_of(batch: dict[str, Tensor], wanted: Tensor) -> dict[str, Tensor]:

@@ -167,10 +167,15 @@ class TrimMixin:
             For each batch the losses of its parts, weighed so that the mean over processes of their sum is the batch's loss.
         """
         for indices in batches:
-            parts = [self._forget_batch(indices[start : start + at_once]) for start in range(0, len(indices), at_once)]
-            weights = [self.batch_weight(part) for part in parts]
+            own = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+            parts = [self._forget_batch(examples) for examples in own]
+            # What has no labels to count is weighed by its examples, for the last part is smaller.
+            weights = [
+                len(examples) if self.labelled(part) is None else self.batch_weight(part)
+                for examples, part in zip(own, parts, strict=True)
+            ]
             (total,) = self.total_weights([sum(weights)])
-            yield [self._weighed_loss(part, self.share_of(own, total)) for part, own in zip(parts, weights, strict=True)]
+            yield [self._weighed_loss(part, self.share_of(weight, total)) for part, weight in zip(parts, weights, strict=True)]
 
     def _forget_batch(self, indices: list[int]) -> dict[str, Any]:
         return send_to_device(self.sets[FORGET].batch(indices), self.args.device)

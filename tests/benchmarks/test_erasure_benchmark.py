@@ -172,7 +172,10 @@ def test_the_tables_hold_means_over_runs(tmp_path, capsys):
         *("ours", "2", "100 ± 0", "1.0 ± 1.4", "0.5 ± 0.7", "3.0 ± 0.0", "6.0 ± 0.0", "2.0 ± 2.8"),
         *("5.0 ± 0.0", "1.5 ± 0.0", "0.5 ± 0.0", "30.5 ± 0.7", ""),
     ]
-    assert "## coat" not in printed and "| ours | 0.0 ± 0.0 | 40.0 ± 0.0 | 65.0 ± 7.1 | 39.5 ± 2.1 | 16.2 ± 1.8 | 90.0 ± 0.0 |" in printed
+    assert (
+        "## coat" not in printed
+        and "| ours | 0.0 ± 0.0 | 40.0 ± 0.0 | 65.0 ± 7.1 | 39.5 ± 2.1 | 16.2 ± 1.8 | 90.0 ± 0.0 |" in printed
+    )
     assert (tmp_path / "relearning.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert not (tmp_path / "attacks.png").exists()
     probed = {**result("ours", 1, 2.0, 92, 0.084), "probes": {"token 1 vector": 30.0, "empty": 1.0}}

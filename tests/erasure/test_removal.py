@@ -134,10 +134,10 @@ def test_the_adversary_is_renewed_in_the_course_of_a_run(tmp_path):
 
 def test_a_memory_in_parts_of_a_steps_size_is_the_gradient_of_all_its_examples(tmp_path):
     pipe = tiny_stable_diffusion()
-    trainer = trainer_of(pipe, tmp_path, per_device_train_batch_size=2, per_device_forget_batch_size=1)
-    indices = [5, 0, 3, 2, 7, 1, 4]  # two parts of 3 and a last one of 1
+    trainer = trainer_of(pipe, tmp_path, max_steps=8, per_device_train_batch_size=2, per_device_forget_batch_size=3)
+    indices = [5, 0, 3, 2, 7, 1, 4, 9, 8, 6, 11]  # two parts of 5 and a last one of 1
     (parts,) = trainer.shared_forget_losses([indices], trainer.memory_examples_at_once)
-    assert trainer.memory_examples_at_once == 3 and len(parts) == 3
+    assert trainer.memory_examples_at_once == 5 and len(parts) == 3
     parameters = dict(pipe.unet.named_parameters())
     memory = GradientMemory(1)
     memory.allocate([parameter.detach() for parameter in parameters.values()])
