@@ -18,7 +18,7 @@ QUICK = {"max_steps": 4, "evaluations": 2, "pictures_per_concept": 3, "retain_pi
 
 
 def prepare(pipe, anchor=None, **settings):
-    config = {**QUICK, "disable_tqdm": True, "seed": 3, **settings}
+    config = {**QUICK, "disable_tqdm": True, "seed": 3, "forget_objective": "closed_form", **settings}
     request = ErasureRequest(pipe, "dress", anchor=anchor, keep=["coat"], sampling=SAMPLING, config=config)
     reporter = Reporter(None, 0.0)
     material = gather_material(request, reporter)
