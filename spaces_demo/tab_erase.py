@@ -19,9 +19,9 @@ FROM_HUB = "A model from the Hub"
 WAYS = {"Take it out of the weights": None, "Lead its words elsewhere (quick)": "concept"}
 WAYS_INFO = (
     "The first teaches all of the model's weights to do without it: about two minutes, hard to bring back, and a neighbour "
-    "(of a dress: T-shirts) may suffer. The second changes what its words mean to the model: quicker, but whoever has the "
-    "weights can bring it back. With an anchor, of several words, and of a large model, the second is done. Probe both under "
-    "“Compare and attack”."
+    "(of a dress: shirts) may suffer. The second changes what its words mean to the model: quicker, but whoever has the "
+    "weights can bring it back. With an anchor, of a look or several words, and of a large model, the second is done. Probe "
+    "both under “Compare and attack”."
 )
 
 

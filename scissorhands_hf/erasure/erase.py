@@ -63,16 +63,16 @@ def erase_concept(
     r"""
     Remove a concept from a diffusers text-to-image pipeline, in place, with no data but what the pipeline draws itself.
 
-    Of a denoiser of up to 50M weights a concept of one word is taken out of what the denoiser makes of pictures (the recipe
+    Of a denoiser of up to 50M weights a thing of one word is taken out of what the denoiser makes of pictures (the recipe
     "removal"): noisy pictures of it, under its words, under none and under text states that bring it back, are to be taken for
     what is nearest to it, and everything else for what the original predicted. The gradient of repair is projected off what
     would make the model remember (Scissorhands, arXiv:2401.06187), and the weights that the concept depends on most are
     re-initialised first where that is asked for (`trim_ratio`).
 
-    Of a larger denoiser, of a concept of several words, and with `anchor`, the concept's words are led elsewhere (the recipes
-    "concept" and "compound"): layers that read text get, in closed form, new answers to its prompts, those of other prompts and
-    beyond (after UCE, arXiv:2308.14761), and repair holds that and everything else. That is quick and gentle, and the denoiser
-    still knows the picture; the log and `report.notes` say so.
+    Of a larger denoiser, of looks, of a concept of several words, and with `anchor`, the concept's words are led elsewhere (the
+    recipes "concept" and "compound"): layers that read text get, in closed form, new answers to its prompts, those of other
+    prompts and beyond (after UCE, arXiv:2308.14761), and repair holds that and everything else. That is quick and gentle, and
+    the denoiser still knows the picture; the log and `report.notes` say so.
 
     Text encoders, autoencoder and scheduler are not changed; the pipeline saves and loads as before.
     Whether its weights want gradients (`requires_grad`) has no say: all of the denoiser is trained, or
@@ -95,8 +95,8 @@ def erase_concept(
             "caption" or "prompt", or text files beside them).
         recipe (`str`, *optional*):
             A set of settings from `scissorhands_hf.RECIPES`; default: "removal", "compound" where a concept has several words,
-            and "concept" with a denoiser of more than 50M weights, an `anchor`, another `forget_objective`, settings of the
-            closed form, or `max_steps=0`. All three were measured on the pipeline in `spaces_demo`.
+            and "concept" of looks, with a denoiser of more than 50M weights, an `anchor`, another `forget_objective`, settings
+            of the closed form, or `max_steps=0`. All three were measured on the pipeline in `spaces_demo`.
         generator (`torch.Generator`, *optional*):
             Where the run's seed is drawn from, instead of `seed`.
         callback (*optional*):

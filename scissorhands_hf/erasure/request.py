@@ -13,7 +13,7 @@ from ..report import ConceptErasureReport
 from ..trainer.scopes import resolve_scopes
 from .adapter import RepairAdapter, repair_adapter
 from .compounds import parts_of
-from .concept_types import check_types, describe_type, doubt
+from .concept_types import check_types, describe_type, doubt, types_of
 from .erasure_config import ConceptErasureConfig
 from .estimate import ErasureEstimate, estimate_erasure
 from .families import Family, check_pipeline, family_of
@@ -22,6 +22,7 @@ from .offloading import offloaded_by_leaves
 from .prompts import ConceptPrompts, build_prompts, check_names
 from .readings import Readings
 from .settings import (
+    REMOVAL_RECIPE,
     build_config,
     default_sampling,
     wants_checkpointing,
@@ -126,12 +127,19 @@ class ErasureRequest:
         self.checkpointing = wants_checkpointing(self.family, values)
         with activations_checkpointed(self.family.denoiser, self.checkpointing):
             pass  # refused now where it cannot be
+        self.sampling = default_sampling(self.pipe, self.sampling)
+        self.family.check_sampling(self.sampling)
         self.args = build_config(self.family, self.recipe, anchor, values, compound)
+        readings = Readings(self.family, self.sampling, self.args.seed)
+        look = False
+        if self.recipe is None and self.args.recipe == REMOVAL_RECIPE and "forget_objective" not in values:
+            # By the types that the prompts are built for: what was read is not read again.
+            types = types_of(concepts, given_types, readings, self.family.known_words)
+            if look := any(one.is_look for one in types.values()):
+                self.args = build_config(self.family, self.recipe, anchor, values, compound, look)
         unknown += warn_of_size(self.family, self.recipe, self.args.learning_rate)
         self.adapter = repair_adapter(self.args.repair_adapter, self.family, self.args.trainable_target_modules)
         self._check_scopes()
-        self.sampling = default_sampling(self.pipe, self.sampling)
-        self.family.check_sampling(self.sampling)
         self.estimate = estimate_erasure(self)
         if self.estimate is not None and not self.dry_run:
             self.estimate.check_room(self.family.device)
@@ -146,7 +154,7 @@ class ErasureRequest:
             self.args.retain_pictures,
             self.args.seed,
             choose_anchor=self.args.forget_objective == "closed_form",
-            readings=Readings(self.family, self.sampling, self.args.seed),
+            readings=readings,
             concept_types=given_types,
             neighbours=self.args.neighbours,
             captions=self.args.closed_form_captions if self.args.forget_objective == "closed_form" else 0,
@@ -160,7 +168,7 @@ class ErasureRequest:
         rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
         self.prompts = replace(self.prompts, report=rows)
         self._tell_types()
-        self._tell_avoided(compound)
+        self._tell_avoided(compound, look)
         self._tell_adapter()
         self._check_neighbours()
         self.warnings += unknown
@@ -188,11 +196,18 @@ class ErasureRequest:
         for text in self.warnings:
             logger.warning(text)
 
-    def _tell_avoided(self, compound: bool) -> None:
-        """That the denoiser keeps what it knows, where it does, in the log, and as a note for the report."""
-        for text in what_is_avoided(self.args.forget_objective, compound, weights_of(self.family)):
+    def _tell_avoided(self, compound: bool, look: bool) -> None:
+        """That the denoiser keeps what it knows, where it does, as a note; and what removal of a look does, as a warning."""
+        for text in what_is_avoided(self.args.forget_objective, compound, look, weights_of(self.family)):
             self.notes.append(text)
             logger.info(text)
+        looks = [name for name, kind in self.prompts.types.items() if kind.is_look]
+        if looks and self.args.forget_objective == "removal":
+            self.warnings.append(
+                f"Removal of a look ({', '.join(map(repr, looks))}) may take others with it: where it was measured, removing "
+                "red took orange and green. See the kept prompts; recipe='concept' keeps them."
+            )
+            logger.warning(self.warnings[-1])
 
     def _tell_adapter(self) -> None:
         """That an adapter nobody asked for is trained, in the log, and as a note for the report."""

@@ -55,10 +55,10 @@ _MOST_STEPS = 25  # of the sampler, for pictures to learn from
 
 
 def build_config(
-    family: Family, recipe: str | None, anchor: str | None, values: dict[str, Any], compound: bool = False
+    family: Family, recipe: str | None, anchor: str | None, values: dict[str, Any], compound: bool = False, look: bool = False
 ) -> ConceptErasureConfig:
     """
-    The settings of a run; for a `compound` among the concepts, by default those of the recipe for compounds.
+    The settings of a run, by default those of [`default_recipe`].
 
     Raises:
         TypeError: an argument that no field has.
@@ -73,7 +73,7 @@ def build_config(
             raise TypeError(f"erase_concept got an unknown argument {name!r}; see ConceptErasureConfig for those there are")
     values = dict(values)
     weights = weights_of(family)
-    values["recipe"] = recipe or default_recipe(weights, anchor, values, compound)
+    values["recipe"] = recipe or default_recipe(weights, anchor, values, compound, look)
     objective = values.get("forget_objective")
     if anchor is not None:
         chosen = objective or get_recipe(values["recipe"], ERASURE_DOOR).get("forget_objective")
@@ -125,7 +125,7 @@ def build_config(
     return args
 
 
-def default_recipe(weights: int, anchor: str | None, values: dict[str, Any], compound: bool) -> str:
+def default_recipe(weights: int, anchor: str | None, values: dict[str, Any], compound: bool, look: bool) -> str:
     """
     The recipe of a call that names none: removal, where it was measured and nothing in the call asks for something else.
 
@@ -138,6 +138,8 @@ def default_recipe(weights: int, anchor: str | None, values: dict[str, Any], com
             The settings of the call.
         compound (`bool`):
             Whether one of the concepts has several words.
+        look (`bool`):
+            Whether one is a style or an attribute. On the pipeline in `spaces_demo` removal of "red" took orange and green.
     """
     if compound:
         return COMPOUND_RECIPE
@@ -145,11 +147,11 @@ def default_recipe(weights: int, anchor: str | None, values: dict[str, Any], com
         return WORDS_RECIPE
     of_the_edit = any(name.startswith("closed_form_") for name in values)
     asks_for_edit = anchor is not None or of_the_edit or values.get("max_steps") == 0
-    small = weights <= LARGE_DENOISER or "forget_objective" in values
-    return REMOVAL_RECIPE if small and not asks_for_edit else WORDS_RECIPE
+    suits = (weights <= LARGE_DENOISER and not look) or "forget_objective" in values
+    return REMOVAL_RECIPE if suits and not asks_for_edit else WORDS_RECIPE
 
 
-def what_is_avoided(objective: str, compound: bool, weights: int) -> list[str]:
+def what_is_avoided(objective: str, compound: bool, look: bool, weights: int) -> list[str]:
     """
     A note, for the log and the report, where a concept's words are led elsewhere and the denoiser keeps what it knows.
 
@@ -158,6 +160,8 @@ def what_is_avoided(objective: str, compound: bool, weights: int) -> list[str]:
             The `forget_objective` of the run.
         compound (`bool`):
             Whether one of the concepts has several words.
+        look (`bool`):
+            Whether one is a style or an attribute.
         weights (`int`):
             Of the denoiser.
     """
@@ -166,6 +170,8 @@ def what_is_avoided(objective: str, compound: bool, weights: int) -> list[str]:
     further = "recipe='removal' takes it out of the denoiser"
     if compound:
         further = "recipe='removal', which takes it out of the denoiser, is for concepts of one word"
+    elif look:
+        further += ", but other looks with it"
     elif weights > LARGE_DENOISER:
         further += f", and was not measured on one of {weights:,} weights"
     return [

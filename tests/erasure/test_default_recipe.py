@@ -10,9 +10,9 @@ from scissorhands_hf.erasure.request import ErasureRequest
 
 
 def request(concept: str = "dress", **arguments) -> ErasureRequest:
-    anchor = arguments.pop("anchor", None)
+    named = {name: arguments.pop(name, None) for name in ("anchor", "concept_type", "recipe")}
     return ErasureRequest(
-        tiny_stable_diffusion(), concept, anchor=anchor, sampling={"num_inference_steps": 2}, report_images=0, config=arguments
+        tiny_stable_diffusion(), concept, sampling={"num_inference_steps": 2}, report_images=0, config=arguments, **named
     )
 
 
@@ -28,6 +28,10 @@ def request(concept: str = "dress", **arguments) -> ErasureRequest:
         ({"forget_objective": "closed_form"}, "concept", "closed_form"),
         ({"forget_objective": "negative_guidance"}, "concept", "negative_guidance"),
         ({"forget_objective": "redirect", "anchor": "hat"}, "concept", "redirect"),
+        ({"concept": "red", "concept_type": "attribute"}, "concept", "closed_form"),
+        ({"concept": "dress", "concept_type": "style"}, "concept", "closed_form"),
+        ({"concept": "red", "concept_type": "object"}, "removal", "removal"),
+        ({"concept": "red", "concept_type": "attribute", "forget_objective": "removal"}, "removal", "removal"),
         ({"concept": "red dress"}, "compound", "closed_form"),
         ({"concept": "red dress", "anchor": "blue dress"}, "compound", "closed_form"),
     ],
@@ -50,6 +54,19 @@ def test_a_large_denoiser_has_its_words_led_elsewhere_unless_removal_is_asked_fo
 def test_leading_words_elsewhere_is_said_in_the_log_and_in_the_notes(caplog):
     with caplog.at_level(logging.INFO, logger="scissorhands_hf"):
         avoided, compound, removed = request(max_steps=0), request("red dress"), request()
-    said = [[note for note in one.notes if "led elsewhere" in note] for one in (avoided, compound, removed)]
-    assert [len(notes) for notes in said] == [1, 1, 0] and caplog.text.count("led elsewhere") == 2
+        look = request("red", concept_type="attribute")
+    said = [[note for note in one.notes if "led elsewhere" in note] for one in (avoided, compound, removed, look)]
+    assert [len(notes) for notes in said] == [1, 1, 0, 1] and caplog.text.count("led elsewhere") == 3
     assert "recipe='removal' takes it out" in said[0][0] and "of one word" in said[1][0]
+    assert "other looks with it" in said[3][0]
+
+
+def test_removal_of_a_look_is_a_warning(caplog):
+    asked = request("red", recipe="removal", concept_type="attribute")
+    assert asked.args.forget_objective == "removal" and any("'red'" in text for text in asked.warnings)
+    assert "may take others with it" in caplog.text
+    assert not any(
+        "may take others" in text
+        for one in (request("red", concept_type="attribute"), request("dress"))
+        for text in one.warnings
+    )
