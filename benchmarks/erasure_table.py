@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -141,7 +142,7 @@ def draw_attacks(folder: Path, concepts: Sequence[str], runs: dict[str, list[Res
             )
             places = [place + (index - (len(members) - 1) / 2) * width for place in range(len(attacks) + 1)]
             axes.bar(places, np.mean(shares, axis=0), width, label=name, **style)
-        axes.set_xticks(range(len(attacks) + 1), [name.replace(" ", "\n", 1) for name in ("its words", *attacks)], fontsize=8)
+        axes.set_xticks(range(len(attacks) + 1), [textwrap.fill(name, 10) for name in ("its words", *attacks)], fontsize=8)
         axes.set_title(f"“{concept}” under attack", fontsize=10)
         axes.set_ylabel("pictures that show it, %", fontsize=8)
         axes.set_ylim(0, 103)
