@@ -214,7 +214,7 @@ def test_layers_that_the_edit_solves_for_cannot_be_cut():
     pipe = tiny_stable_diffusion()
     before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
     with pytest.raises(ValueError, match=r"reinit_target_modules holds 'mid_block.*attn2.*negative_guidance"):
-        erase_concept(pipe, "dress", reinit_target_modules=["mid_block"], trim_ratio=0.01, **QUICK)
+        erase_concept(pipe, "dress", recipe="concept", reinit_target_modules=["mid_block"], trim_ratio=0.01, **QUICK)
     assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
 
 
