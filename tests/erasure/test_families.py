@@ -159,7 +159,7 @@ def test_pictures_depend_on_their_own_seed_and_leave_no_trace(case):
     schedule = copy.deepcopy(vars(pipe.scheduler))
     both = family.sample_latents(PROMPTS, [5, 6], sampling)
     alone = family.sample_latents(PROMPTS[1:], [6], sampling)
-    # A batch of another size is rounded otherwise, by up to 1.4e-4 on one kind of processor; another seed is a hundred times as far.
+    # A batch of another size is rounded otherwise, by up to 1.4e-4 on one kind of processor; another seed is 1e-2 away.
     torch.testing.assert_close(both[1:], alone, atol=1e-3, rtol=1e-3)
     assert torch.equal(both, family.sample_latents(PROMPTS, [5, 6], sampling))
     assert not torch.allclose(both, family.sample_latents(PROMPTS, [5, 7], sampling), atol=1e-2)
