@@ -106,7 +106,8 @@ def run(pipe: StableDiffusionPipeline, concept: str, probe: str, seed: int, coun
         concept_type="attribute" if colour else "object",
         batch_size=60,
     )
-    return {**report.to_dict(), "cpu_seconds": time.process_time() - start}
+    report.seconds["cpu"] = {"pipeline": time.process_time() - start}
+    return report.to_dict()
 
 
 def file_of(output: Path, name: str, concept: str, seed: int, probe: str) -> Path:
@@ -213,7 +214,7 @@ def main() -> None:
         print(f"\n**{concept}**, seeds {', '.join(map(str, options.seeds))}\n")
         print(table_of(options.output, list(sources), concept, options.seeds))
         if options.table:
-            print(f"\n{plot(options.output, list(sources), concept, options.seeds).relative_to(Path.cwd())}", file=sys.stderr)
+            print(f"\n{plot(options.output, list(sources), concept, options.seeds)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,13 @@ def test_shares_of_all_seeds_are_counted_together(output):
     assert probes.plot(output, ["original", "control"], "dress", [0, 1]).stat().st_size > 1000
 
 
+def test_what_a_run_leaves_is_read_by_the_table(tmp_path):
+    found = probes.run(probes.load_pipeline(), "dress", "empty", seed=0, count=2)
+    probes.file_of(tmp_path, "original", "dress", 0, "empty").write_text(json.dumps(found))
+    assert found["seconds"]["cpu"]["pipeline"] > 0
+    assert "; 2) |" in probes.table_of(tmp_path, ["original"], "dress", [0])
+
+
 def test_what_is_there_is_not_run_again(output, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(probes, "open_pipeline", lambda name, *others: name)
@@ -65,6 +72,9 @@ def test_what_is_there_is_not_run_again(output, monkeypatch, capsys):
     assert ran == [("control", 1)]
     assert not list(output.glob("*.claim")) and "50.0 (39–61; 80)" in capsys.readouterr().out
     assert json.loads(probes.file_of(output, "control", "dress", 1, "words").read_text())["report"] == "probes"
+    monkeypatch.setattr(sys, "argv", [*words, "--table"])
+    probes.main()
+    assert "probes_dress.png" in capsys.readouterr().err and (output / "probes_dress.png").exists()
 
 
 @pytest.mark.parametrize("concept", ["dress", "sneaker", "red"])
