@@ -76,6 +76,7 @@ REAL_FORGET, REAL_RETAIN = 64, 256
 TRIM_RATIO = 0.01
 # Its words led elsewhere, instead of removed.
 WORDS: dict[str, Any] = {"recipe": "concept"}
+REMOVAL: dict[str, Any] = {"recipe": "removal"}
 
 
 def erase_ours(**settings: Any) -> Callable[..., dict[str, Any]]:
@@ -182,14 +183,15 @@ def with_random_mask(**settings: Any) -> Callable[..., dict[str, Any]]:
 METHODS: dict[str, Callable[..., dict[str, Any]] | None] = {
     "original": None,
     "control": None,  # never saw the concept; of some concepts only
-    "removal": erase_ours(),
-    "removal-trim": erase_ours(**REMOVAL_TRIM),
-    "removal-random-mask": with_random_mask(**REMOVAL_TRIM),
-    "removal-no-projection": erase_ours(projection=False),
-    "removal-no-adversary": erase_ours(adversarial_states=0),
-    "removal-bayes": erase_ours(removal_target="bayes", removal_cap=2.0),
-    "removal-constant-strength": erase_ours(removal_target="bayes", removal_strength=1.0),
-    "removal-no-neighbours": erase_ours(removal_target="bayes", removal_cap=2.0, neighbours=0),
+    "default": erase_ours(),  # removal of things, words led elsewhere of looks
+    "removal": erase_ours(**REMOVAL),
+    "removal-trim": erase_ours(**REMOVAL, **REMOVAL_TRIM),
+    "removal-random-mask": with_random_mask(**REMOVAL, **REMOVAL_TRIM),
+    "removal-no-projection": erase_ours(**REMOVAL, projection=False),
+    "removal-no-adversary": erase_ours(**REMOVAL, adversarial_states=0),
+    "removal-bayes": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0),
+    "removal-constant-strength": erase_ours(**REMOVAL, removal_target="bayes", removal_strength=1.0),
+    "removal-no-neighbours": erase_ours(**REMOVAL, removal_target="bayes", removal_cap=2.0, neighbours=0),
     "words": erase_ours(**WORDS),
     "words-trim": erase_ours(**WORDS, trim_ratio=TRIM_RATIO),
     "words-random-mask": with_random_mask(**WORDS, trim_ratio=TRIM_RATIO),

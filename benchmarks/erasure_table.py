@@ -19,6 +19,7 @@ BACK = 50.0  # percent: a concept counts as back when half of the pictures asked
 ORDER = (
     "original",
     "control",
+    "default",
     "removal",
     "paper",
     "words",

@@ -195,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     sources = {given.partition("=")[0]: given.partition("=")[2] or given for given in options.pipelines}
-    sources = {name: "removal" if source == ERASED else source for name, source in sources.items()}
+    sources = {name: "default" if source == ERASED else source for name, source in sources.items()}
     sources |= {method: method for method in options.methods}
     options.output.mkdir(parents=True, exist_ok=True)
     jobs = [(n, c, s) for s in options.seeds for c in options.concepts for n in sources] if not options.table else []

@@ -131,12 +131,11 @@ class ErasureRequest:
         self.family.check_sampling(self.sampling)
         self.args = build_config(self.family, self.recipe, anchor, values, compound)
         readings = Readings(self.family, self.sampling, self.args.seed)
-        look = False
         if self.recipe is None and self.args.recipe == REMOVAL_RECIPE and "forget_objective" not in values:
             # By the types that the prompts are built for: what was read is not read again.
             types = types_of(concepts, given_types, readings, self.family.known_words)
-            if look := any(one.is_look for one in types.values()):
-                self.args = build_config(self.family, self.recipe, anchor, values, compound, look)
+            if any(one.is_look for one in types.values()):
+                self.args = build_config(self.family, self.recipe, anchor, values, compound, look=True)
         unknown += warn_of_size(self.family, self.recipe, self.args.learning_rate)
         self.adapter = repair_adapter(self.args.repair_adapter, self.family, self.args.trainable_target_modules)
         self._check_scopes()
@@ -168,7 +167,7 @@ class ErasureRequest:
         rows, self.report_images = bounded_report(self.prompts.report, self.report_images)
         self.prompts = replace(self.prompts, report=rows)
         self._tell_types()
-        self._tell_avoided(compound, look)
+        self._tell_avoided(compound)
         self._tell_adapter()
         self._check_neighbours()
         self.warnings += unknown
@@ -196,12 +195,12 @@ class ErasureRequest:
         for text in self.warnings:
             logger.warning(text)
 
-    def _tell_avoided(self, compound: bool, look: bool) -> None:
+    def _tell_avoided(self, compound: bool) -> None:
         """That the denoiser keeps what it knows, where it does, as a note; and what removal of a look does, as a warning."""
-        for text in what_is_avoided(self.args.forget_objective, compound, look, weights_of(self.family)):
+        looks = [name for name, kind in self.prompts.types.items() if kind.is_look]
+        for text in what_is_avoided(self.args.forget_objective, compound, bool(looks), weights_of(self.family)):
             self.notes.append(text)
             logger.info(text)
-        looks = [name for name, kind in self.prompts.types.items() if kind.is_look]
         if looks and self.args.forget_objective == "removal":
             self.warnings.append(
                 f"Removal of a look ({', '.join(map(repr, looks))}) may take others with it: where it was measured, removing "
