@@ -348,3 +348,27 @@ def test_a_picture_shows_what_its_own_words_say_if_they_say_more_than_the_concep
         prompts=SimpleNamespace(asking={"dress": ["dress"]}),
     )
     assert Recognition.of(request, material).shown.tolist() == [False, True, False, True]
+
+
+def test_each_kept_picture_without_words_is_taken_for_its_own_words_or_for_the_nearest():
+    certain = SimpleNamespace(at=lambda times, pictures: torch.zeros(len(times)))  # log 1: all show the concept
+    recognition = Recognition(
+        own=[], others=[certain], concept_of=torch.tensor([0]), words=torch.tensor([1]), empty=0, shown=torch.zeros(5).bool(),
+        cap=3.0, stand_ins={1: torch.tensor([2, 3])},
+    )  # fmt: skip
+    batch = {
+        "prompt": torch.tensor([0, 0, 7, 0, 0]),  # one has words
+        "words": torch.tensor([0, 5, 7, 0, 6]),  # what each shows; of two nobody knows
+        "picture": torch.arange(5),
+        "timesteps": torch.zeros(5, dtype=torch.int64),
+    }
+
+    def predict(part, rows):
+        return (100 * rows * rows + part["picture"])[:, None].float()  # tells rows and pictures
+
+    target = recognition.kept_target(batch, predict)[:, 0]
+    nearest = 100 * (4 + 9) / 2
+    # What is said without words, and in it the concept's part (row 1) given to the other.
+    instead = [nearest, 2500, None, nearest, 3600]
+    expected = [4900 + 2 if part is None else picture + part - 100 for picture, part in enumerate(instead)]
+    assert target.tolist() == expected
