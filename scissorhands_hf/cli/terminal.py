@@ -191,21 +191,26 @@ def is_main_process() -> bool:
 
 @contextmanager
 def _hushed(library: str) -> Iterator[None]:
-    """Errors alone of a Hugging Face library, and no bars; afterwards as before."""
+    """Errors alone of a Hugging Face library; no bars but those of downloads, where someone watches. Afterwards as before."""
     logs: ModuleType = importlib.import_module(f"{library}.utils.logging")
     level = logs.get_verbosity()
     shows, enable, disable = _bar_switches(library)
-    shown = shows()
+    # Downloads are long work, and transformers' switch turns the Hub client's as well.
+    shows_downloads, show_downloads, hide_downloads = _bar_switches("huggingface_hub")
+    shown, downloads_shown = shows(), shows_downloads()
     logs.set_verbosity_error()
-    # Downloads are long work: where someone watches, the Hub client's bars stay.
-    if shown and not (library == "huggingface_hub" and sys.stderr.isatty()):
+    if shown:
         disable()
+    if downloads_shown and sys.stderr.isatty():
+        show_downloads()
     try:
         yield
     finally:
         logs.set_verbosity(level)
         if shown:
             enable()
+        if not downloads_shown:
+            hide_downloads()
 
 
 def _bar_switches(library: str) -> tuple[Callable[[], bool], Callable[[], None], Callable[[], None]]:

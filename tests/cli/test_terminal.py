@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
 
 import datasets
 import huggingface_hub
@@ -113,7 +114,24 @@ def state() -> tuple:
     )
 
 
-def test_the_libraries_are_quiet_within_and_as_before_afterwards():
+def show_bars(of_transformers: bool, of_datasets: bool, of_downloads: bool) -> None:
+    logs, hub = transformers.utils.logging, huggingface_hub.utils
+    # transformers' switch turns the Hub client's as well, so that comes last.
+    (logs.enable_progress_bar if of_transformers else logs.disable_progress_bar)()
+    (datasets.enable_progress_bars if of_datasets else datasets.disable_progress_bars)()
+    (hub.enable_progress_bars if of_downloads else hub.disable_progress_bars)()
+
+
+@pytest.fixture(params=[True, False], ids=["bars", "no bars"])
+def shown(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether all bars are shown or none is, whatever ran in this process before."""
+    _, of_transformers, _, no_datasets, no_downloads = state()[:5]
+    show_bars(*[request.param] * 3)
+    yield request.param
+    show_bars(of_transformers, not no_datasets, not no_downloads)
+
+
+def test_the_libraries_are_quiet_within_and_as_before_afterwards(shown: bool):
     before = state()
     with Terminal(libraries=["transformers", "datasets", "huggingface_hub"]):
         assert state()[:5] == (logging.ERROR, False, logging.ERROR, True, True)
@@ -124,10 +142,19 @@ def test_the_libraries_are_quiet_within_and_as_before_afterwards():
     assert state() == before
 
 
-def test_downloads_keep_their_bar_where_someone_watches(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("libraries", [["huggingface_hub"], ["transformers"], ["huggingface_hub", "transformers"]])
+def test_downloads_keep_their_bar_where_someone_watches(libraries: list[str], shown: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stderr", Screen())
-    with Terminal(libraries=["huggingface_hub"]):
-        assert not huggingface_hub.utils.are_progress_bars_disabled()
+    with Terminal(libraries=libraries):
+        assert huggingface_hub.utils.are_progress_bars_disabled() != shown
+
+
+def test_downloads_without_a_bar_get_none_from_transformers(shown: bool):
+    huggingface_hub.utils.disable_progress_bars()
+    before = state()
+    with Terminal(libraries=["transformers"]):
+        assert huggingface_hub.utils.are_progress_bars_disabled()
+    assert state() == before
 
 
 def test_warnings_of_libraries_are_kept_back_and_those_of_this_package_shown(capsys: pytest.CaptureFixture):
