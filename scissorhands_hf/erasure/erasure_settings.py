@@ -122,7 +122,7 @@ class ErasureSettings:
     )
     removal_cap: float = field(default=3.0, metadata={"help": "The most that η of 'removal' may be, >= 0."})
     removal_strength: float | None = field(
-        default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 2; of 'bayes' by its γ."}
+        default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 2.5; of 'bayes' by its γ."}
     )
     empty_prompt_share: float | None = field(
         default=None, metadata={"help": "Share of examples without words. Default: 0.25 of 'removal', else 0."}

@@ -39,6 +39,14 @@ LARGE_VOCABULARY = 2000
 VOCABULARY_SETTINGS = {"closed_form_captions": 2000, "closed_form_keep_weight": 80.0, "closed_form_ridge": 1e-2}
 # Of the objective "removal", where they are left open.
 NEIGHBOURS_OF_REMOVAL, EMPTY_SHARE_OF_REMOVAL = 4, 0.25
+# Settings by the objective that alone reads them: these, and those that begin so.
+_OF_ONE_OBJECTIVE = {
+    "ascent": ("ascent_limit",),
+    "negative_guidance": ("negative_guidance_strength",),
+    "redirect": ("redirect_teacher",),
+    "closed_form": ("closed_form_",),
+    "removal": ("removal_", "adversarial_"),
+}
 # Set by erase_concept itself.
 _RESERVED = {
     "output_dir": "checkpoints of a run are temporary; save the result with pipe.save_pretrained(folder)",
@@ -71,7 +79,7 @@ def build_config(
             raise ValueError(f"{name}={value!r} cannot be set here: {_RESERVED[name]}")
         if name not in known:
             raise TypeError(f"erase_concept got an unknown argument {name!r}; see ConceptErasureConfig for those there are")
-    values = dict(values)
+    said, values = values, dict(values)
     weights = weights_of(family)
     values["recipe"] = recipe or default_recipe(weights, anchor, values, compound, look)
     objective = values.get("forget_objective")
@@ -92,6 +100,7 @@ def build_config(
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
     args = ConceptErasureConfig(output_dir="unused", **values)
+    _check_all_is_read(said, args)
     removes = args.forget_objective == "removal"
     if args.neighbours is None:
         args.neighbours = NEIGHBOURS_OF_REMOVAL if removes else 0
@@ -178,6 +187,18 @@ def what_is_avoided(objective: str, compound: bool, look: bool, weights: int) ->
         "Words are led elsewhere: layers that read prompts answer the concept's as something else. What the denoiser knows of "
         f"pictures stays, and a learned word brings it back; {further}."
     ]
+
+
+def _check_all_is_read(said: dict[str, Any], args: ConceptErasureConfig) -> None:
+    """What belongs to one objective and is said with another would have no effect. (What a recipe gives may be of another.)"""
+    objective = args.forget_objective
+    for owner, beginnings in _OF_ONE_OBJECTIVE.items():
+        for name, value in said.items():
+            if owner != objective and value is not None and name.startswith(beginnings):
+                raise ValueError(
+                    f"{name}={value!r} is of forget_objective={owner!r}, and that of this run is {objective!r} "
+                    f"(recipe={args.recipe!r}). Leave it out, or give forget_objective={owner!r}."
+                )
 
 
 def _with_removal_adapter(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which recipe a call of `erase_concept` takes that names none, and what it says of that."""
 
 import logging
+import re
 
 import pytest
 from tiny_pipelines import tiny_stable_diffusion
@@ -39,6 +40,29 @@ def request(concept: str = "dress", **arguments) -> ErasureRequest:
 def test_removal_is_the_default_unless_the_call_asks_for_what_it_is_not(given, recipe, objective):
     args = request(**given).args
     assert (args.recipe, args.forget_objective) == (recipe, objective)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "owner"),
+    [
+        ({"recipe": "removal", "closed_form_overshoot": 0.5}, "closed_form_overshoot=0.5", "closed_form"),
+        ({"forget_objective": "removal", "closed_form_ridge": 1e-4}, "closed_form_ridge=0.0001", "closed_form"),
+        ({"recipe": "removal", "ascent_limit": 2.0}, "ascent_limit=2.0", "ascent"),
+        ({"redirect_teacher": "live"}, "redirect_teacher='live'", "redirect"),
+        ({"negative_guidance_strength": 2.0}, "negative_guidance_strength=2.0", "negative_guidance"),
+        ({"concept": "red dress", "removal_strength": 2.0}, "removal_strength=2.0", "removal"),
+        ({"anchor": "hat", "adversarial_states": 2}, "adversarial_states=2", "removal"),
+    ],
+)
+def test_settings_of_another_objective_are_refused(given, name, owner):
+    with pytest.raises(ValueError, match=re.escape(f"{name} is of forget_objective={owner!r}, and that of this run is")):
+        request(**given)
+
+
+def test_settings_of_another_objective_that_a_recipe_gives_are_left_to_it():
+    args = request(recipe="small-diffusion-class", forget_objective="redirect").args
+    assert args.forget_objective == "redirect" and args.ascent_limit == 2.0
+    assert request(recipe="small-diffusion-class", ascent_limit=None).args.ascent_limit is None
 
 
 def test_a_large_denoiser_has_its_words_led_elsewhere_unless_removal_is_asked_for(monkeypatch):
