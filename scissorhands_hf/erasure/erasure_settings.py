@@ -56,8 +56,12 @@ class ErasureSettings:
             Of `"bayes"`: the most that the strength η = γ/(1 − γ) of the negative guidance may be, ≥ 0.
         removal_strength (`float`, *optional*):
             Of `"neighbours"`: how far pictures are led from the concept to these and beyond, ≥ 0, where the model is sure that
-            they show it; 1 for what is nearest itself. Default: 2.5. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by
+            they show it; 1 for what is nearest itself. Default: 3. Of `"bayes"`: a constant η ≥ 0, as in ESD. Default: by
             how sure the model is of the concept, picture by picture.
+        removal_least_noise (`float`, *optional*, defaults to 0.25):
+            Of the objective `"removal"`: share of the noising time, in [0, 1), below which there are no forget examples. Words
+            say nothing of pictures with so little noise: a target that is made of them would only repeat there what the
+            denoiser knows of the concept's details.
         empty_prompt_share (`float`, *optional*):
             Share of the noisy forget examples, in [0, 1], that are asked for without words. Default: 0.25 of the objective
             `"removal"`, which asks for as many of the retain examples so, else 0.
@@ -122,7 +126,10 @@ class ErasureSettings:
     )
     removal_cap: float = field(default=3.0, metadata={"help": "The most that η of 'removal' may be, >= 0."})
     removal_strength: float | None = field(
-        default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 2.5; of 'bayes' by its γ."}
+        default=None, metadata={"help": "How far 'removal' leads from the concept, >= 0. Default: 3; of 'bayes' by its γ."}
+    )
+    removal_least_noise: float = field(
+        default=0.25, metadata={"help": "Of 'removal': share of the noising time below which it has no forget examples."}
     )
     empty_prompt_share: float | None = field(
         default=None, metadata={"help": "Share of examples without words. Default: 0.25 of 'removal', else 0."}
@@ -187,6 +194,7 @@ class ErasureSettings:
             require_not_negative(self, "neighbours")
         if self.removal_strength is not None:
             require_not_negative(self, "removal_strength")
+        require(self, "removal_least_noise", 0 <= self.removal_least_noise < 1, "must lie in [0, 1), as 0.25")
         share = self.empty_prompt_share
         require(self, "empty_prompt_share", share is None or 0 <= share <= 1, "must lie in [0, 1], as 0.25, or be None")
         require(self, "adversarial_share", 0 <= self.adversarial_share <= 1, "must lie in [0, 1], as 0.25")

@@ -1,7 +1,7 @@
 """Prompts of what must not change: neighbours that the user named, and everyday things and looks."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -47,8 +47,9 @@ class KeptWords:
             Concepts of earlier runs, which are kept as the model draws them now.
         subjects, looks (`list[str]`):
             Everyday things, and looks, that the tokenizer knows.
-        neighbours (`list[str]`, *optional*):
-            Those of them that are nearest the concepts to the model, and suffer first.
+        neighbours (`dict[str, float]`, *optional*):
+            Those of them that are nearest the concepts to the model, and suffer first, with their weights, > 0 and 1 in the
+            mean: the nearer, the more.
     """
 
     concepts: list[str]
@@ -59,7 +60,7 @@ class KeptWords:
     erased_before: list[str]
     subjects: list[str]
     looks: list[str]
-    neighbours: list[str] = field(default_factory=list)
+    neighbours: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def beside(
@@ -110,9 +111,10 @@ class KeptWords:
         return clear_of(text, self.concepts)
 
     @property
-    def wanted(self) -> list[str]:
-        """What half of the pictures to keep are of: neighbours, the anchor, and what compounds are made of."""
-        return list(dict.fromkeys([*self.named, *([self.anchor] if self.anchor else []), *self.near, *self.neighbours]))
+    def wanted(self) -> dict[str, float]:
+        """What half of the pictures to keep are of, with weights: neighbours, the anchor, and what compounds are made of."""
+        others = [*self.named, *([self.anchor] if self.anchor else []), *self.near]
+        return dict.fromkeys(others, 1.0) | {name: weight for name, weight in self.neighbours.items() if name not in others}
 
     @property
     def near(self) -> list[str]:
@@ -120,8 +122,11 @@ class KeptWords:
         return [*self.parts, *self.variants][:MOST_NEAR]
 
 
-def nearest(concept: str, is_look: bool, kept: KeptWords, distance: Callable[[str, str], float], count: int) -> list[str]:
-    """The `count` everyday things, or looks, whose pictures the model begins most as it begins the concept's, nearest first.
+def nearest(
+    concept: str, is_look: bool, kept: KeptWords, distance: Callable[[str, str], float], count: int
+) -> dict[str, float]:
+    """The `count` everyday things, or looks, whose pictures the model begins most as it begins the concept's, nearest first,
+    with their distances.
 
     Looks are compared on things that have them. What is the concept by another name, to the model, is none of them: pictures
     that are taken for it would show the concept.
@@ -136,7 +141,18 @@ def nearest(concept: str, is_look: bool, kept: KeptWords, distance: Callable[[st
 
     far = {other: apart(other) for other in (kept.looks if is_look else kept.subjects)}
     least = ALIKE * sum(far.values()) / max(1, len(far))
-    return sorted((other for other, way in far.items() if way > least), key=far.__getitem__)[:count]
+    return dict(sorted(((other, way) for other, way in far.items() if way > least), key=lambda pair: pair[1])[:count])
+
+
+def weighed(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Weights of what is near to some concepts, given the distances of each: the nearer, the more; 1 in the mean of a row.
+    What is near to several has the largest."""
+    weights: dict[str, float] = {}
+    for row in rows:
+        mean = sum(1 / way for way in row.values()) / max(1, len(row))
+        for name, way in row.items():
+            weights[name] = max(weights.get(name, 0.0), 1 / way / mean)
+    return weights
 
 
 def _in_turn(*rows: Sequence[str]) -> list[str]:
@@ -149,22 +165,33 @@ def retain_prompts(kept: KeptWords, count: int, known_words: KnownWords, chance:
     templates = wordings(known_words)
     subjects, looks = kept.subjects, kept.looks
     wanted = kept.wanted
+    turns = _by_weight(wanted)
+    unused: dict[str, list[str]] = {}
+
+    def next_look(name: str) -> str:
+        """Each look of a thing once before any comes twice: of few pictures chance leaves some out."""
+        if not unused.get(name):
+            unused[name] = chance.sample(looks, len(looks))
+        return unused[name].pop()
+
     retain = []
     for number in range(count):
         if chance.random() < EMPTY_SHARE:
             retain.append("")
             continue
-        # Half of the room is for what the user named, the rest for everything else.
-        pool = wanted if wanted and (number % 2 or not subjects) else subjects
+        # Half of the room is for what is wanted, the rest for everything else.
         if kept.erased_before and number % 4 == 0:
-            pool = kept.erased_before
-        if not pool:
+            name, plain = chance.choice(kept.erased_before), False
+        elif wanted and (number % 2 or not subjects):
+            name = next(turns)
+            plain = name in kept.neighbours and name in subjects
+        elif subjects:
+            name, plain = chance.choice(subjects), True
+        else:
             retain.append("")
             continue
-        name = pool[(number // 2) % len(pool)] if pool is wanted else chance.choice(pool)
-        plain = pool is subjects or (name in kept.neighbours and name in subjects)
         if plain and looks and chance.random() < 0.5:
-            looking = f"{chance.choice(looks)} {name}"
+            looking = f"{next_look(name)} {name}"
             name = looking if kept.clear(looking) else name
         bearers = [thing for thing in subjects if kept.clear(f"{name} {thing}")] if is_look(name) else []
         if bearers:
@@ -172,6 +199,17 @@ def retain_prompts(kept: KeptWords, count: int, known_words: KnownWords, chance:
         else:
             retain.append(fill(chance.choice(templates), name, known_words) or name)
     return retain
+
+
+def _by_weight(weights: dict[str, float]) -> Iterator[str]:
+    """Names without end, each as often as its weight has it, as evenly as can be."""
+    credit = dict.fromkeys(weights, 0.0)
+    while True:
+        for name, weight in weights.items():
+            credit[name] += weight
+        first = max(credit, key=credit.__getitem__)
+        credit[first] -= sum(weights.values())
+        yield first
 
 
 def near_prompts(kept: KeptWords, known_words: KnownWords) -> list[str]:

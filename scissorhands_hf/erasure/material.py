@@ -140,10 +140,12 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     rows, noise = material.table.rows, family.noise_process()
     per_epoch = -(-args.max_steps // int(args.num_train_epochs)) * args.gradient_accumulation_steps * args.world_size
 
-    def examples(latents: Tensor, texts: list[str], count: int, number: int, empty_share: float) -> NoisyExamples:
+    def examples(
+        latents: Tensor, texts: list[str], count: int, number: int, empty_share: float, above: float = 0.0
+    ) -> NoisyExamples:
         own = torch.tensor([rows[text] for text in texts])
         anchors = torch.tensor([rows[anchor_of.get(text, "")] for text in texts])
-        return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number, empty_share, rows[""])
+        return NoisyExamples(latents, own, anchors, noise, count, args.seed * 8 + number, empty_share, rows[""], above)
 
     retain_set = material.retain_latents, material.retain_texts
     if args.retain_objective == "distillation" and prompts.near:
@@ -151,10 +153,11 @@ def make_examples(request: ErasureRequest, material: Material, reporter: Reporte
     forget_set = material.forget_latents, material.forget_texts
     # Of what is kept only "removal" tells, without words, how much of it is the concept's.
     kept_share = 0.0 if recognition is None else empty_share
+    above = 0.0 if recognition is None else args.removal_least_noise
     retain = examples(*retain_set, per_epoch * args.per_device_train_batch_size, 1, kept_share)
-    forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2, empty_share)
+    forget = examples(*forget_set, per_epoch * args.forget_batch_size, 2, empty_share, above)
     retain_eval = examples(*retain_set, args.evaluation_examples, 3, kept_share)
-    forget_eval = examples(*forget_set, args.evaluation_examples, 4, empty_share)
+    forget_eval = examples(*forget_set, args.evaluation_examples, 4, empty_share, above)
     if args.per_device_eval_batch_size is None:
         args.per_device_eval_batch_size = min(EVALUATED_AT_ONCE, picture_batch(material.retain_latents))
     _fix_targets(family, args, material, (retain, retain_eval), (forget, forget_eval), reporter, prompts.compounds, recognition)

@@ -70,6 +70,8 @@ class NoisyExamples(Dataset):
             Of the examples, in [0, 1], that are asked for by row `empty` in the place of their prompt.
         empty (`int`, *optional*, defaults to 0):
             The empty prompt's row.
+        above (`float`, *optional*, defaults to 0):
+            Share of the noising time, in [0, 1), below which there are no examples.
     """
 
     def __init__(
@@ -82,13 +84,14 @@ class NoisyExamples(Dataset):
         seed: int,
         empty_share: float = 0.0,
         empty: int = 0,
+        above: float = 0.0,
     ):
         generator = torch.Generator().manual_seed(seed)
         self.latents, self.prompts, self.anchors, self.noise_process, self.seed = latents, prompts, anchors, noise, seed
         # Every picture once before any comes twice.
         rounds = [torch.randperm(len(latents), generator=generator) for _ in range(-(-count // len(latents)))]
         self.pictures = torch.cat(rounds)[:count]
-        self.timesteps = noise.sample_timesteps(count, generator)
+        self.timesteps = noise.sample_timesteps(count, generator, above)
         self.asked = prompts[self.pictures]
         if empty_share:
             self.asked[torch.rand(count, generator=generator) < empty_share] = empty

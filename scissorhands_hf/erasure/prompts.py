@@ -4,13 +4,14 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 
 from .compounds import clear_of, parts_of, without_attribute
 from .concept_types import ConceptType, look_wordings, types_of
 from .families import Family
-from .kept_prompts import KeptWords, kept_texts, near_prompts, nearest, retain_prompts, wordings
+from .kept_prompts import KeptWords, kept_texts, near_prompts, nearest, retain_prompts, weighed, wordings
 from .readings import ALIKE, Readings
 from .report_prompts import report_prompts
 from .vocabulary import own_words, vocabulary_captions, vocabulary_words
@@ -184,9 +185,11 @@ def build_prompts(
     if neighbours and readings is not None:
         # "Van Gogh" is no look that an adjective could take the place of, but what is drawn in it is made of things.
         looks = {name: types[name].is_look and is_look(name) for name in concepts}
-        around = {name: nearest(name, looks[name], kept, readings.distance, neighbours) for name in concepts}
-        kept = replace(kept, neighbours=list(dict.fromkeys(thing for row in around.values() for thing in row)))
-        logger.info("Nearest to what is erased, to the model: %s", ", ".join(kept.neighbours))
+        near = {name: nearest(name, looks[name], kept, readings.distance, 2 * neighbours) for name in concepts}
+        # More is kept than pictures are taken for: what is not that near suffers, too.
+        kept = replace(kept, neighbours=weighed(near.values()))
+        around = {name: list(row)[:neighbours] for name, row in near.items()}
+        logger.info("Nearest to what is erased, to the model: %s", ", ".join(chain.from_iterable(around.values())))
     others = [thing for thing in (*keep, *kept.subjects) if not any(mentions(thing, gone) for gone in erased_before)]
     changes: dict[str, str] = {}
     edits: dict[str, str] = {}
@@ -231,7 +234,7 @@ def build_prompts(
         kept_texts=kept_texts(kept, retain, known, chance),
         captions=_captions(captions, [*concepts, *alike, *_words_apart(concepts, compounds)], family, chance),
         types=types,
-        neighbours=kept.neighbours,
+        neighbours=list(dict.fromkeys(chain.from_iterable(around.values()))),
         others=in_place,
         report=report_prompts(concepts, kept, known, list(instead.values()), {name: types[name].kind for name in concepts}),
     )

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Predict = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 # To the neighbours and beyond, where it is not said how far: what is learned falls short of its target.
-REACH = 2.5
+REACH = 3.0
 # Kept pictures that show a concept with this probability or more are not kept.
 SHOWS = 0.5
 

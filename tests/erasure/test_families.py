@@ -283,6 +283,16 @@ def test_timesteps_cover_what_the_sampler_visits(case):
         rtol=0.05,
         atol=0.01 * visited.max().item(),
     )
+    # What is left above a share of the time is visited as before.
+    end = 0.25 * (1 if process.prediction_type == "flow" else 1000)
+    above = process.sample_timesteps(20000, torch.Generator().manual_seed(0), above=0.25)
+    assert above.dtype == times.dtype and above.min() >= end
+    torch.testing.assert_close(
+        torch.quantile(above.float(), places),
+        torch.quantile(times[times >= end].float(), places),
+        rtol=0.05,
+        atol=0.01 * visited.max().item(),
+    )
 
 
 def test_noise_keeps_half_precision_latents_half():

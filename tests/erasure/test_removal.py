@@ -215,6 +215,8 @@ def test_several_concepts_and_looks_can_be_removed():
     [
         ({"removal_cap": -1}, "removal_cap=-1"),
         ({"removal_strength": -0.5}, "removal_strength=-0.5"),
+        ({"removal_least_noise": 1.0}, "removal_least_noise=1.0"),
+        ({"removal_least_noise": -0.1}, "removal_least_noise=-0.1"),
         ({"removal_target": "others"}, "removal_target='others'"),
         ({"empty_prompt_share": 1.5}, "empty_prompt_share=1.5"),
         ({"adversarial_share": -0.1}, "adversarial_share=-0.1"),

@@ -13,12 +13,13 @@ from scissorhands_hf.erasure import prompts
 from scissorhands_hf.erasure.concept_types import ConceptType
 from scissorhands_hf.erasure.families import NoiseProcess
 from scissorhands_hf.erasure.kept_prompts import KeptWords, nearest
-from scissorhands_hf.erasure.material import Material
+from scissorhands_hf.erasure.material import Material, gather_material, make_examples
 from scissorhands_hf.erasure.noisy_examples import NoisyExamples, PromptTable, collate
 from scissorhands_hf.erasure.objectives import capped_odds, negative_guidance, without_concept
 from scissorhands_hf.erasure.posterior import TIMES, Posterior
 from scissorhands_hf.erasure.recognition import Recognition
 from scissorhands_hf.erasure.request import ErasureRequest
+from scissorhands_hf.trainer.run_progress import Reporter
 
 
 # ---- A mixture of two normal distributions, of which everything is known ----
@@ -160,8 +161,8 @@ def test_neighbours_are_what_the_model_begins_alike():
         return float(sum(abs(a - b) for a, b in zip(*words, strict=True)))
 
     # Not the same by another name.
-    assert nearest("dress", False, kept, distance, 2) == ["coat", "shirt"]
-    assert nearest("red", True, kept, distance, 2) == ["green", "blue"]
+    assert nearest("dress", False, kept, distance, 2) == {"coat": 1.0, "shirt": 2.0}
+    assert list(nearest("red", True, kept, distance, 2)) == ["green", "blue"]
 
 
 @torch.no_grad()
@@ -252,12 +253,30 @@ def test_what_stands_in_for_a_prompt_is_what_it_asks_for_with_another_word(conce
     assert others[prompt] == [expected.format(word) for word in known]
 
 
-def test_where_it_is_not_said_pictures_are_led_two_and_a_half_times_as_far_as_what_is_nearest():
+def test_where_it_is_not_said_pictures_are_led_three_times_as_far_as_what_is_nearest():
     open_, said, nearest_alone = (
         prepare(tiny_stable_diffusion(), neighbours=2, **settings)[2][1].targets
-        for settings in ({}, {"removal_strength": 2.5}, {"removal_strength": 1.0})
+        for settings in ({}, {"removal_strength": 3.0}, {"removal_strength": 1.0})
     )
     assert torch.equal(open_, said) and not torch.allclose(open_, nearest_alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, 250),
+        ({"removal_least_noise": 0.6}, 600),
+        ({"removal_least_noise": 0.0}, 0),
+        ({"forget_objective": "negative_guidance"}, 0),
+    ],
+)
+def test_where_words_say_nothing_there_are_examples_of_what_is_kept_alone(settings, first):
+    config = {name: value for name, value in QUICK.items() if not name.startswith("adversarial")}
+    config |= {"max_steps": 32, "per_device_forget_batch_size": 4, "evaluation_examples": 128, **settings}
+    request = ErasureRequest(tiny_stable_diffusion(), "dress", sampling=SAMPLING, config=config)
+    sets = make_examples(request, gather_material(request, Reporter(None, 0.0)), Reporter(None, 0.0))
+    for examples, start in zip(sets, (0, first, 0, first), strict=True):
+        assert start <= examples.timesteps.min() < start + 100 and examples.timesteps.max() > 900
 
 
 def test_without_neighbours_bayes_rule_takes_their_place_and_the_report_says_so():

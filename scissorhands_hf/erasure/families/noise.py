@@ -1,5 +1,6 @@
 """How a family's pictures are covered with noise, and what its denoiser learns to say about it: formulas, no scheduler."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +41,16 @@ class NoiseProcess:
         if (self.alphas_cumprod is None) != (self.prediction_type == "flow"):
             raise ValueError(f"alphas_cumprod belongs to a diffusion, not to a flow; prediction_type={self.prediction_type!r}")
 
-    def sample_timesteps(self, n: int, generator: torch.Generator) -> Tensor:
-        """`n` random timesteps on the generator's device: int64 in [0, T), or float32 σ in (0, 1) for a flow."""
+    def sample_timesteps(self, n: int, generator: torch.Generator, above: float = 0.0) -> Tensor:
+        """`n` random timesteps on the generator's device: int64 in [0, T), or float32 σ in (0, 1) for a flow; none below the
+        share `above` of the time, in [0, 1)."""
         if self.alphas_cumprod is not None:
-            return torch.randint(len(self.alphas_cumprod), (n,), generator=generator, device=generator.device)
+            first = math.ceil(above * len(self.alphas_cumprod))
+            return torch.randint(first, len(self.alphas_cumprod), (n,), generator=generator, device=generator.device)
         # The clamp keeps both ends out: at σ = 0 there is no noise to find, and rand() includes 0.
         uniform = torch.rand(n, generator=generator, device=generator.device).clamp(1e-4, 1 - 1e-4)
+        first = above / (self.shift - (self.shift - 1) * above)  # whose σ is `above`
+        uniform = first + (1 - first) * uniform
         return self.shift * uniform / (1 + (self.shift - 1) * uniform)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
