@@ -66,8 +66,9 @@ class ErasureSettings:
             Share of the noisy forget examples, in [0, 1], that are asked for without words. Default: 0.25 of the objective
             `"removal"`, which asks for as many of the retain examples so, else 0.
         neighbours (`int`, *optional*):
-            How many of the everyday things or looks that are nearest the concept to the model half of the kept pictures are of,
-            ≥ 0, beside those in `keep`; and what the objective `"removal"` takes its pictures for. Default: 4 of that, else 0.
+            How many of the everyday things or looks that are nearest the concept to the model the objective `"removal"` takes
+            its pictures for, ≥ 0. Half of the kept pictures are of twice as many, the nearer the more, and of those in `keep`.
+            Default: 4 of that objective, else 0.
         adversarial_states (`int`, *optional*, defaults to 4):
             Of the objective `"removal"`: text states, ≥ 0, that are made to bring the concept back, and under which some of the
             forget examples are then asked for.

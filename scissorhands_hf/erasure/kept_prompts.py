@@ -1,4 +1,4 @@
-"""Prompts of what must not change: neighbours that the user named, and everyday things and looks."""
+"""Prompts of what must not change: neighbours that the user named or the model finds, and everyday things and looks."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
