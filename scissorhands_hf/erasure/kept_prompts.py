@@ -114,7 +114,9 @@ class KeptWords:
     def wanted(self) -> dict[str, float]:
         """What half of the pictures to keep are of, with weights: neighbours, the anchor, and what compounds are made of."""
         others = [*self.named, *([self.anchor] if self.anchor else []), *self.near]
-        return dict.fromkeys(others, 1.0) | {name: weight for name, weight in self.neighbours.items() if name not in others}
+        return {name: max(1.0, self.neighbours.get(name, 0.0)) for name in others} | {
+            name: weight for name, weight in self.neighbours.items() if name not in others
+        }
 
     @property
     def near(self) -> list[str]:

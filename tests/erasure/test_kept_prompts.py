@@ -45,6 +45,8 @@ def test_what_the_user_names_has_a_neighbours_share():
     counts = names_in(retain_prompts(kept, 300, known, random.Random(0)), ["bag", "sandal", "boot"])
     total = sum(counts.values())
     assert abs(counts["bag"] - total / 3) <= 1 and abs(counts["sandal"] - total / 2) <= 1
+    near_and_named = kept_words(named=["sandal", "boot"], neighbours={"sandal": 1.5, "boot": 0.5})
+    assert near_and_named.wanted == {"sandal": 1.5, "boot": 1.0}
 
 
 @pytest.mark.parametrize("seed", range(5))
