@@ -31,10 +31,15 @@ def stock_unet(pipe, batch, prompts: list[str]) -> torch.Tensor:
     return pipe.unet(batch["noisy"], batch["timesteps"], encoder_hidden_states=states).sample
 
 
-@pytest.mark.parametrize(("objective", "anchor"), [("negative_guidance", None), ("redirect", "coat")])
-def test_targets_are_the_originals_predictions(objective, anchor):
+@pytest.mark.parametrize(
+    ("settings", "anchor"),
+    [
+        ({"forget_objective": "negative_guidance", "negative_guidance_strength": 1.5}, None),
+        ({"forget_objective": "redirect"}, "coat"),
+    ],
+)
+def test_targets_are_the_originals_predictions(settings, anchor):
     pipe = tiny_stable_diffusion()
-    settings = {"forget_objective": objective, "negative_guidance_strength": 1.5}
     _, _, _, material, (retain, forget, _, _) = prepare(pipe, anchor, **settings)
     text_of = {row: text for text, row in material.table.rows.items()}
     assert len(retain) == len(forget) == QUICK["max_steps"] * QUICK["per_device_train_batch_size"]
