@@ -100,7 +100,7 @@ def build_config(
     values.setdefault("report_to", "none")
     values.setdefault("use_cpu", family.device.type == "cpu")
     args = ConceptErasureConfig(output_dir="unused", **values)
-    _check_all_is_read(said, args)
+    _check_all_is_read(said, args, refused=("removal",) if compound or anchor is not None else ())
     removes = args.forget_objective == "removal"
     if args.neighbours is None:
         args.neighbours = NEIGHBOURS_OF_REMOVAL if removes else 0
@@ -189,15 +189,17 @@ def what_is_avoided(objective: str, compound: bool, look: bool, weights: int) ->
     ]
 
 
-def _check_all_is_read(said: dict[str, Any], args: ConceptErasureConfig) -> None:
-    """What belongs to one objective and is said with another would have no effect. (What a recipe gives may be of another.)"""
+def _check_all_is_read(said: dict[str, Any], args: ConceptErasureConfig, refused: tuple[str, ...]) -> None:
+    """What belongs to one objective and is said with another would have no effect. (What a recipe gives may be of another.)
+    Objectives that are `refused` to the call are no way out."""
     objective = args.forget_objective
     for owner, beginnings in _OF_ONE_OBJECTIVE.items():
         for name, value in said.items():
             if owner != objective and value is not None and name.startswith(beginnings):
+                way_out = "Leave it out" + ("." if owner in refused else f", or give forget_objective={owner!r}.")
                 raise ValueError(
                     f"{name}={value!r} is of forget_objective={owner!r}, and that of this run is {objective!r} "
-                    f"(recipe={args.recipe!r}). Leave it out, or give forget_objective={owner!r}."
+                    f"(recipe={args.recipe!r}). {way_out}"
                 )
 
 

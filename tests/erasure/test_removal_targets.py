@@ -165,6 +165,18 @@ def test_neighbours_are_what_the_model_begins_alike():
     assert list(nearest("red", True, kept, distance, 2)) == ["green", "blue"]
 
 
+def test_pictures_are_taken_for_the_nearest_and_twice_as_many_are_kept(monkeypatch):
+    seen = []
+    retain_prompts = prompts.retain_prompts
+    monkeypatch.setattr(prompts, "retain_prompts", lambda kept, *rest: (seen.append(kept), retain_prompts(kept, *rest))[1])
+    config = {**QUICK, "neighbours": 1}
+    request = ErasureRequest(tiny_stable_diffusion(), "dress", sampling=SAMPLING, config=config)
+    assert {len(texts) for texts in request.prompts.others.values()} == {1} and len(request.prompts.neighbours) == 1
+    kept = seen[0].neighbours
+    assert list(kept)[0] == request.prompts.neighbours[0] and len(kept) == 2
+    assert kept[request.prompts.neighbours[0]] == max(kept.values()) and sum(kept.values()) == pytest.approx(2)
+
+
 @torch.no_grad()
 def predictions(family, batch, table, rows):
     return family.predict(family.denoiser, batch["noisy"], batch["timesteps"], table[rows])
